@@ -1,0 +1,27 @@
+# `make demo` trains a small detector and shows it; `make test` runs the test suite. Both create
+# .venv first; an interrupted installation continues when the command is run again.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test lint install
+
+demo: $(INSTALLED)
+	$(RUN) tools/train.py configs/detection/maskrcnn_mambaout_t.py --demo
+
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q -c constraints.txt torch torchvision
+	$(RUN) -m pip install -q -c constraints.txt -e '.[mm,test]'
+	touch $@
