@@ -1,0 +1,352 @@
+"""MambaOut: Gated CNN blocks, which are Mamba blocks without the SSM.
+
+Paper: arXiv 2405.07992, section 4.1. Parameter names are those of the official code
+(yuweihao/MambaOut ``models/mambaout.py`` at 9f2f234), so that its files load as they are. The
+``*_rw`` variants are timm's (``timm/models/mambaout.py``, timm 1.0.31).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import DropPath, LayerScale, trunc_normal_
+from torch import Tensor, nn
+
+from mambaout_mm.checkpoints import mambaout as checkpoint_layout
+from mambaout_mm.errors import near_names
+from mambaout_mm.registry import register_backbone
+
+from .pyramid import PyramidBackbone, layer_wise_depth
+
+LN_EPS = 1e-6
+ACTIVATIONS = {'gelu': nn.GELU, 'silu': nn.SiLU}
+
+# What timm changed in its own variants: no norm between the stem's convolutions, LayerNorm before
+# the downsampling convolution, LayerScale.
+_RW = dict(stem_norm=False, downsample_norm_first=True, layer_scale=1e-6)
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # The paper's four and kobe, as in the official models/mambaout.py.
+    'femto': dict(depths=(3, 3, 9, 3), dims=(48, 96, 192, 288)),
+    'kobe': dict(depths=(3, 3, 15, 3), dims=(48, 96, 192, 288)),
+    'tiny': dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 576)),
+    'small': dict(depths=(3, 4, 27, 3), dims=(96, 192, 384, 576)),
+    'base': dict(depths=(3, 4, 27, 3), dims=(128, 256, 512, 768)),
+    'small_rw': dict(depths=(3, 4, 27, 3), dims=(96, 192, 384, 576), **_RW),
+    'base_short_rw': dict(
+        depths=(3, 3, 25, 3),
+        dims=(128, 256, 512, 768),
+        expansion_ratio=3.0,
+        conv_ratio=1.25,
+        **_RW,
+    ),
+    'base_tall_rw': dict(
+        depths=(3, 4, 30, 3),
+        dims=(128, 256, 512, 768),
+        expansion_ratio=2.5,
+        conv_ratio=1.25,
+        **_RW,
+    ),
+    'base_wide_rw': dict(
+        depths=(3, 4, 27, 3),
+        dims=(128, 256, 512, 768),
+        expansion_ratio=3.0,
+        conv_ratio=1.5,
+        activation='silu',
+        **_RW,
+    ),
+    'base_plus_rw': dict(
+        depths=(3, 4, 30, 3),
+        dims=(128, 256, 512, 768),
+        expansion_ratio=3.0,
+        conv_ratio=1.5,
+        activation='silu',
+        **_RW,
+    ),
+}
+
+ARCHITECTURE_DEFAULTS: dict[str, Any] = dict(
+    expansion_ratio=8 / 3,
+    conv_ratio=1.0,
+    kernel_size=7,
+    activation='gelu',
+    stem_norm=True,
+    downsample_norm_first=False,
+    layer_scale=None,
+)
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    """LayerNorm over the last dimension with the official epsilon."""
+    return nn.LayerNorm(dim, eps=LN_EPS)
+
+
+class Stem(nn.Module):
+    """Two stride-2 convolutions: (N, 3, H, W) to (N, ceil(H/4), ceil(W/4), dim)."""
+
+    def __init__(self, dim: int, norm: bool, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, dim // 2, 3, stride=2, padding=1)
+        self.norm1 = layer_norm(dim // 2) if norm else None
+        self.act = activation()
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
+        self.norm2 = layer_norm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)  # (N, dim/2, H/2, W/2)
+        if self.norm1 is not None:
+            x = self.norm1(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.conv2(self.act(x))  # (N, dim, H/4, W/4)
+        return self.norm2(x.permute(0, 2, 3, 1))  # (N, H/4, W/4, dim)
+
+
+class Downsample(nn.Module):
+    """One stride-2 convolution: (N, H, W, in_dim) to (N, ceil(H/2), ceil(W/2), out_dim)."""
+
+    def __init__(self, in_dim: int, out_dim: int, norm_first: bool) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.conv = nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1)
+        self.norm = layer_norm(in_dim if norm_first else out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm_first:
+            x = self.norm(x)
+        x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, H/2, W/2, out_dim)
+        return x if self.norm_first else self.norm(x)
+
+
+class GatedCNNBlock(nn.Module):
+    """``x + fc2(act(g) * cat(i, dwconv(c)))`` with ``g, i, c = split(fc1(norm(x)))``.
+
+    Paper, section 4.1 and algorithm 1. Maps (N, H, W, dim) to the same shape.
+
+    Args:
+        dim (int): Channels.
+        expansion_ratio (float): Hidden channels h = int(expansion_ratio * dim); fc1 gives 2h.
+        conv_ratio (float): The last int(conv_ratio * dim) channels of fc1's output pass the
+            depthwise convolution.
+        kernel_size (int): Of the depthwise convolution.
+        activation (type[nn.Module]): Of the gate.
+        layer_scale (float, optional): Initial LayerScale, or None for no LayerScale.
+        drop_path (float): Stochastic-depth rate.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        expansion_ratio: float,
+        conv_ratio: float,
+        kernel_size: int,
+        activation: type[nn.Module],
+        layer_scale: float | None,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        hidden = int(expansion_ratio * dim)
+        conv_dim = int(conv_ratio * dim)
+        if not 1 <= conv_dim <= hidden:
+            raise ValueError(
+                f'conv_ratio {conv_ratio} gives {conv_dim} convolved channels of {hidden} hidden '
+                f'ones at width {dim}; it must be above 0 and at most expansion_ratio '
+                f'({expansion_ratio})'
+            )
+        self.split = (hidden, hidden - conv_dim, conv_dim)
+        self.norm = layer_norm(dim)
+        self.fc1 = nn.Linear(dim, 2 * hidden)
+        self.act = activation()
+        self.conv = nn.Conv2d(
+            conv_dim, conv_dim, kernel_size, padding=kernel_size // 2, groups=conv_dim
+        )
+        self.fc2 = nn.Linear(hidden, dim)
+        self.ls = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        g, i, c = self.fc1(self.norm(x)).split(self.split, dim=-1)  # (N, H, W, h | h - Cc | Cc)
+        c = self.conv(c.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, H, W, Cc)
+        y = self.fc2(self.act(g) * torch.cat((i, c), dim=-1))  # (N, H, W, dim)
+        return x + self.drop_path(self.ls(y))
+
+
+@register_backbone
+class MambaOut(PyramidBackbone):
+    """MambaOut as a four-stage backbone for mmdet and mmseg (arXiv 2405.07992).
+
+    Args:
+        arch (str | dict): A published variant, one of ``femto``, ``kobe``, ``tiny``, ``small``,
+            ``base`` (the paper's) and ``small_rw``, ``base_short_rw``, ``base_tall_rw``,
+            ``base_wide_rw``, ``base_plus_rw`` (timm's); or a dict with ``depths`` and ``dims``
+            (four integers each) and optionally ``expansion_ratio`` (8/3), ``conv_ratio`` (1.0),
+            ``kernel_size`` (7), ``activation`` ('gelu' or 'silu'), ``stem_norm`` (True),
+            ``downsample_norm_first`` (False), ``layer_scale`` (None). Defaults to 'tiny'.
+        drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
+            at the last. Defaults to 0.0.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+
+    Raises:
+        ValueError: If ``arch`` is unknown or one of its numbers does not fit.
+
+    Example:
+        >>> import torch
+        >>> from mambaout_mm import MambaOut
+        >>> backbone = MambaOut('femto')
+        >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 48, 16, 24), (1, 96, 8, 12), (1, 192, 4, 6), (1, 288, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] = 'tiny',
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_norm: bool = True,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        numbers = resolve_arch(arch)
+        depths, dims = numbers['depths'], numbers['dims']
+        super().__init__(
+            depths=depths,
+            dims=dims,
+            out_indices=out_indices,
+            output_norm=output_norm,
+            norm_eps=LN_EPS,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        activation = ACTIVATIONS[numbers['activation']]
+        norm_first = numbers['downsample_norm_first']
+        self.downsample_layers = nn.ModuleList([Stem(dims[0], numbers['stem_norm'], activation)])
+        for i in range(1, self.num_stages):
+            self.downsample_layers.append(Downsample(dims[i - 1], dims[i], norm_first))
+
+        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(depths)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    GatedCNNBlock(
+                        dims[i],
+                        numbers['expansion_ratio'],
+                        numbers['conv_ratio'],
+                        numbers['kernel_size'],
+                        activation,
+                        numbers['layer_scale'],
+                        rate.item(),
+                    )
+                    for rate in rates[i]
+                )
+            )
+            for i in range(self.num_stages)
+        )
+        self.apply(_init_module)
+        self.freeze_stages()
+
+    def forward_stage(self, i: int, x: Tensor) -> Tensor:
+        x = self.downsample_layers[i](x)
+        for block in self.stages[i]:
+            x = self.run_block(block, x)
+        return x
+
+    def modules_of_stage(self, i: int) -> list[nn.Module]:
+        if i < 1:  # the stem is apart from stage 0
+            return [self.downsample_layers[0] if i == -1 else self.stages[0]]
+        return [self.downsample_layers[i], self.stages[i]]
+
+    def get_layer_depth(
+        self, param_name: str, prefix: str = '', stage_wise: bool = False
+    ) -> tuple[int, int]:
+        """Layer id of a parameter, and the number of layers, for learning-rate decay.
+
+        The ids of ConvNeXt, whose names the official MambaOut shares, right for any depth.
+        Layer-wise: 0 the stem, 1 and 2 the first two stages, then one id for every three blocks of
+        the third stage, one for the fourth, and one more for output norms, neck and heads. A
+        downsampling layer has the id of the stage that follows. Stage-wise: 0 all downsampling
+        layers, 1 to 4 the stages, 5 the rest.
+
+        Args:
+            param_name (str): Name in the whole model or in the backbone.
+            prefix (str): What precedes the backbone's names in ``param_name``, as in
+                ``'backbone.'``. Names without it are the head's. Defaults to ''.
+            stage_wise (bool): Count stages in place of groups of blocks. Defaults to False.
+
+        Returns:
+            tuple[int, int]: The layer id and the number of layers; the last id is the head's.
+        """
+        num_layers = 6 if stage_wise else layer_wise_depth(self.depths, 3, 0) + 2
+        part, *rest = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or part not in ('downsample_layers', 'stages'):
+            return num_layers - 1, num_layers
+        stage = int(rest[0])
+        if part == 'downsample_layers':
+            if stage_wise or stage == 0:
+                return 0, num_layers
+            return layer_wise_depth(self.depths, stage, 0), num_layers
+        if stage_wise:
+            return stage + 1, num_layers
+        return layer_wise_depth(self.depths, stage, int(rest[1])), num_layers
+
+    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return checkpoint_layout.to_official(state_dict)
+
+    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
+        found = checkpoint_layout.measure(state_dict)
+        names = [
+            name
+            for name, numbers in ARCHITECTURES.items()
+            if all(found[key] == value for key, value in _measurable(numbers).items())
+        ]
+        numbers = f'depths {found["depths"]}, dims {found["dims"]}'
+        return f'MambaOut {" or ".join(names)} ({numbers})' if names else f'a MambaOut of {numbers}'
+
+
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name or a key is unknown, or ``depths`` or ``dims`` is missing.
+    """
+    if isinstance(arch, str):
+        if arch not in ARCHITECTURES:
+            raise ValueError(
+                f'unknown MambaOut arch {arch!r}; known: {", ".join(ARCHITECTURES)}, or a dict '
+                'with depths and dims'
+            )
+        arch = ARCHITECTURES[arch]
+    known = ['depths', 'dims', *ARCHITECTURE_DEFAULTS]
+    for key in arch:
+        if key not in known:
+            raise ValueError(f'unknown key {key!r} in arch; {near_names(key, known)}')
+    if 'depths' not in arch or 'dims' not in arch:
+        raise ValueError(f'arch needs depths and dims, got only {sorted(arch)}')
+    numbers = {**ARCHITECTURE_DEFAULTS, **arch}
+    # Configs and command lines bring lists.
+    numbers['depths'], numbers['dims'] = tuple(numbers['depths']), tuple(numbers['dims'])
+    if numbers['activation'] not in ACTIVATIONS:
+        raise ValueError(
+            f'activation must be one of {", ".join(ACTIVATIONS)}, got {numbers["activation"]!r}'
+        )
+    if numbers['kernel_size'] % 2 == 0:
+        raise ValueError(f'kernel_size must be odd, got {numbers["kernel_size"]}')
+    return numbers
+
+
+def _measurable(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The part of a variant's numbers that its tensors' shapes show."""
+    full = {**ARCHITECTURE_DEFAULTS, **numbers}
+    dim = full['dims'][0]
+    return dict(
+        depths=full['depths'],
+        dims=full['dims'],
+        hidden=int(full['expansion_ratio'] * dim),
+        conv_dim=int(full['conv_ratio'] * dim),
+        stem_norm=full['stem_norm'],
+    )
+
+
+def _init_module(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,201 @@
+"""The contract of a backbone for dense prediction, written once for every family."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mambaout_mm.checkpoints import load_backbone_weights
+
+STAGE_STRIDES = (4, 8, 16, 32)
+
+
+class PyramidBackbone(BaseModule):
+    """Images to a tuple of feature maps at strides 4, 8, 16 and 32.
+
+    A family subclasses this, builds its modules and ends its ``__init__`` with
+    :meth:`freeze_stages`. It provides :meth:`forward_stage`, :meth:`modules_of_stage`,
+    :meth:`get_layer_depth`, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`.
+
+    Stages behind the last of ``out_indices`` are not built: their parameters would never receive a
+    gradient, which stops DistributedDataParallel.
+
+    Args:
+        depths (Sequence[int]): Blocks in each of the four stages.
+        dims (Sequence[int]): Channels of each of the four stages.
+        out_indices (Sequence[int]): Stages whose maps are returned, ascending.
+            Defaults to (0, 1, 2, 3).
+        output_norm (bool): A LayerNorm ``norm{i}`` on the output of each stage in ``out_indices``,
+            as the author of MambaOut advises for dense prediction (yuweihao/MambaOut issue #251).
+            Defaults to True.
+        norm_eps (float): Epsilon of the output norms. Defaults to 1e-6.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages with
+            their output norms (the convention of mmdet's Swin). Defaults to -1.
+        with_cp (bool): Recompute each block's activations in the backward pass (non-reentrant
+            activation checkpointing): less memory for more time. Defaults to False.
+        init_cfg (dict | list[dict], optional): MMEngine's initialisation config. For
+            ``type='Pretrained'`` see :meth:`init_weights`. Defaults to None.
+
+    Raises:
+        ValueError: If ``depths``, ``dims``, ``out_indices`` or ``frozen_stages`` is out of range.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        dims: Sequence[int],
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_norm: bool = True,
+        norm_eps: float = 1e-6,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        for name, values in (('depths', depths), ('dims', dims)):
+            if len(values) != 4 or any(not isinstance(v, int) or v < 1 for v in values):
+                raise ValueError(f'{name} must be four positive integers, got {values!r}')
+        out_indices = tuple(out_indices)
+        if not out_indices or list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}):
+            raise ValueError(f'out_indices must be ascending, out of 0, 1, 2, 3; got {out_indices}')
+        self.num_stages = out_indices[-1] + 1
+        if frozen_stages not in range(-1, self.num_stages + 1):
+            raise ValueError(
+                f'frozen_stages must be between -1 (none) and {self.num_stages} (the stem and all '
+                f'{self.num_stages} stages that out_indices={out_indices} uses), '
+                f'got {frozen_stages}'
+            )
+        self.depths = tuple(depths)
+        self.dims = tuple(dims)
+        self.out_indices = out_indices
+        self.output_norm = output_norm
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        if output_norm:
+            for i in out_indices:
+                self.add_module(f'norm{i}', nn.LayerNorm(dims[i], eps=norm_eps))
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each returned map: ``in_channels`` of a neck."""
+        return tuple(self.dims[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each returned map against the image."""
+        return tuple(STAGE_STRIDES[i] for i in self.out_indices)
+
+    def forward_stage(self, i: int, x: Tensor) -> Tensor:
+        """Output of stage ``i``.
+
+        Args:
+            i (int): The stage.
+            x (Tensor): For stage 0 the images, (N, 3, H, W); else the previous stage's output.
+
+        Returns:
+            Tensor: Channels-last map, (N, H_i, W_i, dims[i]).
+        """
+        raise NotImplementedError
+
+    def modules_of_stage(self, i: int) -> Iterable[nn.Module]:
+        """The modules of stage ``i`` without its output norm; the stem's for ``i = -1``."""
+        raise NotImplementedError
+
+    def get_layer_depth(
+        self, param_name: str, prefix: str = '', stage_wise: bool = False
+    ) -> tuple[int, int]:
+        """Layer id of a parameter and the number of layers, for learning-rate decay."""
+        raise NotImplementedError
+
+    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A published state dict under this family's names, without the classifier.
+
+        Raises:
+            CheckpointError: If ``state_dict`` is not of this family.
+        """
+        raise NotImplementedError
+
+    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
+        """What variant a converted state dict belongs to, in words for an error message."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of the stages in ``out_indices``.
+
+        Args:
+            x (Tensor): Images, (N, 3, H, W), of any H and W from 32.
+
+        Returns:
+            tuple[Tensor, ...]: Maps (N, dims[i], H_i, W_i) with H_i = ceil(H / stride). Their
+            memory is channels-last.
+        """
+        outs = []
+        for i in range(self.num_stages):
+            x = self.forward_stage(i, x)  # (N, H_i, W_i, C_i)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(x) if self.output_norm else x
+                outs.append(out.permute(0, 3, 1, 2))  # (N, C_i, H_i, W_i)
+        return tuple(outs)
+
+    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        """``block(x)``, checkpointed where ``with_cp`` asks for it and a gradient is wanted."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+    def freeze_stages(self) -> None:
+        """Put what ``frozen_stages`` names into eval mode and take it out of training."""
+        for i in range(-1, self.frozen_stages):
+            frozen = list(self.modules_of_stage(i))
+            if self.output_norm and i in self.out_indices:
+                frozen.append(getattr(self, f'norm{i}'))
+            for module in frozen:
+                module.eval()
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'PyramidBackbone':
+        """Switch between training and evaluation; frozen stages stay in evaluation."""
+        super().train(mode)
+        self.freeze_stages()
+        return self
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``; called by MMEngine's Runner before training.
+
+        ``dict(type='Pretrained', checkpoint=...)`` takes a path, a URL or a catalogue name
+        (``mambaout://tiny``, ``timm://mambaout_tiny.in1k``) and, optionally, ``prefix`` for files
+        that hold the backbone under an unusual one. It goes through
+        :func:`mambaout_mm.checkpoints.load_backbone_weights`, which raises where MMEngine's own
+        loader would log a warning and leave the model random.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be read or does not fit.
+        """
+        if self.is_init:
+            return
+        configs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
+        pretrained = [cfg for cfg in configs if cfg['type'] == 'Pretrained']
+        whole_init_cfg = self.init_cfg
+        self.init_cfg = [cfg for cfg in configs if cfg['type'] != 'Pretrained'] or None
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = whole_init_cfg
+        for cfg in pretrained:
+            options: dict[str, Any] = {k: v for k, v in cfg.items() if k != 'type'}
+            load_backbone_weights(self, **options)
+
+
+def layer_wise_depth(depths: Sequence[int], stage: int, block: int) -> int:
+    """Layer id of a block: stages 0 and 1 count as one layer each, stage 2 as one per three blocks.
+
+    The rule of ConvNeXt's layer-wise decay (mmpretrain ``ConvNeXt.get_layer_depth``), with the
+    number of layers taken from ``depths`` in place of the two hard-coded cases 6 and 12.
+    """
+    if stage < 2:
+        return stage + 1
+    return 3 + block // 3 if stage == 2 else 3 + math.ceil(depths[2] / 3)

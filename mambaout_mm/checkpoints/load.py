@@ -1,0 +1,133 @@
+"""Weights into a backbone, or an error: never a model that is silently random."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmengine.logging import print_log
+from torch import Tensor
+
+from .errors import CheckpointError
+from .source import read_checkpoint
+
+if TYPE_CHECKING:
+    from mambaout_mm.backbones import PyramidBackbone
+
+# In this order: MMEngine's and timm's training checkpoints, then the official ones. Where a file
+# has both `model` and `model_ema`, `model` is what the authors' dense training starts from.
+WRAPPERS = ('state_dict', 'model', 'model_ema')
+
+
+def load_backbone_weights(
+    backbone: 'PyramidBackbone', checkpoint: str, prefix: str | None = None
+) -> None:
+    """Load published or own weights into a backbone.
+
+    Understood are bare state dicts and those under ``state_dict``, ``model`` or ``model_ema``, the
+    family's published layouts, and checkpoints of whole detectors or segmentors (``backbone.``).
+    Every parameter must be in the file with its shape. Only the output norms ``norm{i}`` may be
+    absent, since classification files have none; a log line names what stays at its initial
+    value. The classifier, output norms that this model does not have, and stages behind the last
+    of ``out_indices`` are left out of the file.
+
+    Args:
+        backbone (PyramidBackbone): Changed in place; unchanged if anything does not fit.
+        checkpoint (str): See :func:`mambaout_mm.checkpoints.read_checkpoint`.
+        prefix (str, optional): Take the keys under this prefix. Defaults to None: ``backbone.``
+            where the file has it, else all keys.
+
+    Raises:
+        CheckpointError: If the file cannot be read, holds no backbone of this family, or a key is
+            missing, unexpected or of another shape.
+    """
+    try:
+        state_dict, wrapper = unwrap(read_checkpoint(checkpoint))
+        state_dict = backbone.convert_checkpoint(select(state_dict, prefix))
+        fresh = _check(backbone, state_dict)
+    except CheckpointError as error:
+        name = type(backbone).__name__
+        raise CheckpointError(f'{name} cannot start from {checkpoint!r}: {error}') from error
+    own = backbone.state_dict()
+    kept = {name: tensor for name, tensor in state_dict.items() if name in own}
+    backbone.load_state_dict(kept, strict=False)
+    print_log(
+        f'{type(backbone).__name__}: {len(kept)} tensors from {checkpoint}'
+        + (f" (its '{wrapper}')" if wrapper else '')
+        + (f'; fresh output norms: {", ".join(fresh)}' if fresh else ''),
+        logger='current',
+    )
+
+
+def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """The state dict in a checkpoint's content, and the key that wrapped it ('' for none).
+
+    Raises:
+        CheckpointError: If no state dict is found.
+    """
+    for key in WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            inner, deeper = unwrap(content[key])
+            return inner, f'{key}.{deeper}' if deeper else key
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f'no state dict in it; its keys are {", ".join(map(str, list(content)[:8])) or "none"}'
+        )
+    return tensors, ''
+
+
+def select(state_dict: dict[str, Tensor], prefix: str | None = None) -> dict[str, Tensor]:
+    """The backbone's part of a state dict, without DistributedDataParallel's ``module.``.
+
+    Raises:
+        CheckpointError: If ``prefix`` is given and no key has it.
+    """
+    if all(name.startswith('module.') for name in state_dict):
+        state_dict = {name.removeprefix('module.'): t for name, t in state_dict.items()}
+    wanted = 'backbone.' if prefix is None else prefix
+    found = {n.removeprefix(wanted): t for n, t in state_dict.items() if n.startswith(wanted)}
+    if prefix is not None and not found:
+        raise CheckpointError(
+            f'no key starts with prefix {prefix!r}; the first ones are '
+            f'{", ".join(list(state_dict)[:4])}'
+        )
+    return found or state_dict
+
+
+def _check(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -> list[str]:
+    """Names of the output norms that the file lacks; raises for any other difference."""
+    own = backbone.state_dict()
+    missing = [name for name in own if name not in state_dict]
+    fresh = [name for name in missing if _is_output_norm(name)]
+    lost = [name for name in missing if not _is_output_norm(name)]
+    # Each stage of a family is a numbered child: stages.3.0.fc1, downsample_layers.3.conv, layers.3
+    unbuilt = re.compile(rf'^\w+\.[{backbone.num_stages}-3]\.') if backbone.num_stages < 4 else None
+    unexpected = [
+        name
+        for name in state_dict
+        if name not in own and not _is_output_norm(name) and not (unbuilt and unbuilt.match(name))
+    ]
+    reshaped = [
+        f'{name} {tuple(state_dict[name].shape)} in the file, {tuple(own[name].shape)} here'
+        for name in own
+        if name in state_dict and own[name].shape != state_dict[name].shape
+    ]
+    problems = [
+        f'{len(names)} {what} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+        for what, names in (
+            ('keys missing', lost),
+            ('keys unexpected', unexpected),
+            ('of another shape', reshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f'it holds {backbone.describe_checkpoint(state_dict)}, which does not fit this model '
+            f'of depths {backbone.depths}, dims {backbone.dims}: {"; ".join(problems)}'
+        )
+    return sorted({name.split('.')[0] for name in fresh})
+
+
+def _is_output_norm(name: str) -> bool:
+    return re.match(r'^norm[0-3]\.(weight|bias)$', name) is not None

@@ -1,0 +1,135 @@
+"""From a path, a URL or a catalogue name to the tensors in the file."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from mmengine.dist import barrier, get_local_rank
+from mmengine.logging import HistoryBuffer
+from timm.models import is_model
+from torch import Tensor
+
+from mambaout_mm.errors import near_names
+
+from .catalogue import SCHEME, resolve
+from .errors import CheckpointError
+
+TIMM_SCHEME = 'timm://'
+
+
+def _statistics_method(owner: type, name: str) -> Any:
+    """``getattr`` as far as a pickled HistoryBuffer needs it: one of its own public methods."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise CheckpointError(f'it asks for the attribute {name!r} of {owner!r}')
+    return getattr(owner, name)
+
+
+_core = np._core if hasattr(np, '_core') else np.core
+
+# What a checkpoint of MMEngine's Runner holds besides tensors: the logged scalars' history.
+_RUNNER_GLOBALS = [
+    HistoryBuffer,
+    (_statistics_method, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
+    _core.multiarray._reconstruct,
+    _core.multiarray.scalar,
+    *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64, np.uint32)},
+]
+
+
+def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
+    """What is stored under a path, URL, ``mambaout://name`` or ``timm://name``.
+
+    Nothing in the file is executed (``torch.load`` with ``weights_only=True``). Downloads go to
+    PyTorch's hub cache, timm's to that of the Hugging Face hub.
+
+    Args:
+        checkpoint (str): Where the weights are.
+
+    Returns:
+        Mapping[str, Any]: The file's content, on the CPU: a state dict or a dict that wraps one.
+
+    Raises:
+        CheckpointError: If there is no such file or name, the network does not answer, or the file
+            is truncated or not a checkpoint.
+    """
+    if checkpoint.startswith(TIMM_SCHEME):
+        return _from_timm(checkpoint)
+    if '://' in checkpoint:
+        path = _download(checkpoint)
+    else:
+        path = Path(checkpoint).expanduser()
+        if not path.is_file():
+            raise CheckpointError(f'there is no checkpoint file {path.absolute()}')
+    return _read_file(path)
+
+
+def _from_timm(checkpoint: str) -> dict[str, Tensor]:
+    name = checkpoint.removeprefix(TIMM_SCHEME)
+    known = timm.list_models('mambaout_*', pretrained=True)
+    if not is_model(name):
+        raise CheckpointError(f'timm has no model {name!r}; {near_names(name, known)}')
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client raises many types for one cause
+        raise CheckpointError(
+            f'timm could not fetch the weights of {name!r} from the Hugging Face hub: '
+            f'{_first_line(error)}. Without a network, put the model.safetensors of '
+            f'https://huggingface.co/timm/{name} on this machine and give its path as checkpoint'
+        ) from error
+
+
+def _download(checkpoint: str) -> Path:
+    url = resolve(checkpoint) if checkpoint.startswith(SCHEME) else checkpoint
+    parts = urlparse(url)
+    if parts.scheme not in ('http', 'https'):
+        raise CheckpointError(
+            f'cannot load a checkpoint from {checkpoint!r}; a path, an http(s) URL, '
+            f'{SCHEME}tiny or {TIMM_SCHEME}mambaout_tiny.in1k is expected'
+        )
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    path = folder / os.path.basename(parts.path)
+    # One process of each machine downloads; hub writes to a temporary file and renames it.
+    if get_local_rank() == 0 and not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:
+            raise CheckpointError(
+                f'could not download the pretrained weights {url}: {_first_line(error)}. Without a '
+                f'network, put the file at {path}, or give its path as checkpoint; to train from '
+                'random weights on purpose, set init_cfg=None'
+            ) from error
+    barrier()
+    return path
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.suffix == '.safetensors':
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(_RUNNER_GLOBALS):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # zip, pickle and safetensors each raise their own types
+        raise CheckpointError(
+            f'{path} cannot be read as a checkpoint ({path.stat().st_size:,} bytes): '
+            f'{_first_line(error)}. It may be truncated or not a PyTorch file; delete it and fetch '
+            'it again'
+        ) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f'{path} holds a {type(content).__name__}, not a state dict; save the model with '
+            'torch.save(model.state_dict(), path)'
+        )
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,299 @@
+"""Every layout that a user may bring loads exactly, and everything else raises."""
+
+import io
+import logging
+import zipfile
+
+import pytest
+import timm
+import torch
+from mmengine.logging import HistoryBuffer, MMLogger
+from safetensors.torch import save_file
+
+from mambaout_mm import MambaOut
+from mambaout_mm.checkpoints import CheckpointError, read_checkpoint
+from mambaout_mm.checkpoints.catalogue import CATALOGUE
+
+SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
+
+
+def small(**kwargs):
+    return MambaOut(SMALL, **kwargs)
+
+
+def official_state(seed=1):
+    """A classification file's state dict: random, with the classifier's keys."""
+    torch.manual_seed(seed)
+    state = {k: torch.randn_like(v) for k, v in small(output_norm=False).state_dict().items()}
+    for name in ('norm.weight', 'norm.bias', 'head.fc1.weight', 'head.norm.weight'):
+        state[name] = torch.randn(32)
+    return state
+
+
+def timm_state(official, features_only=False):
+    """The same weights under timm's names, written independently of the key map."""
+    state = {}
+    for name, tensor in official.items():
+        parts = name.split('.')
+        stage = 'stages_' if features_only else 'stages.'
+        if name.startswith('downsample_layers.0.'):
+            name = '.'.join(['stem', *parts[2:]])
+        elif name.startswith('downsample_layers.'):
+            name = '.'.join([f'{stage}{parts[1]}', 'downsample', *parts[2:]])
+        elif name.startswith('stages.'):
+            name = '.'.join([f'{stage}{parts[1]}', 'blocks', *parts[2:]])
+        elif name.startswith('norm.'):
+            name = f'head.{name}'
+        if not (features_only and name.startswith('head.')):
+            state[name] = tensor
+    return state
+
+
+def load(checkpoint, **kwargs):
+    backbone = small(**kwargs.pop('model', {}))
+    backbone.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), **kwargs)
+    backbone.init_weights()
+    return backbone
+
+
+def assert_loaded(backbone, official):
+    own = backbone.state_dict()
+    compared = [k for k in own if not k.startswith('norm')]
+    assert len(compared) > 10
+    for name in compared:
+        assert torch.equal(own[name], official[name]), name
+
+
+LAYOUTS = {
+    'official': lambda s: s,
+    'timm': timm_state,
+    'timm features_only': lambda s: timm_state(s, features_only=True),
+    'state_dict': lambda s: dict(state_dict=s, meta=dict(epoch=3)),
+    'model': lambda s: dict(model=s, optimizer=dict(), epoch=3),
+    'model_ema': lambda s: dict(model_ema=s),
+    'timm in state_dict': lambda s: dict(state_dict=timm_state(s)),
+    'ddp': lambda s: {f'module.{k}': v for k, v in s.items()},
+    'detector': lambda s: dict(
+        state_dict={
+            **{f'backbone.{k}': v for k, v in s.items() if not k.startswith(('norm.', 'head.'))},
+            'neck.conv.weight': torch.zeros(3),
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_layouts(layout, tmp_path):
+    official = official_state()
+    torch.save(LAYOUTS[layout](official), tmp_path / 'weights.pth')
+    assert_loaded(load(tmp_path / 'weights.pth'), official)
+
+
+def test_safetensors(tmp_path):
+    official = official_state()
+    save_file(timm_state(official), tmp_path / 'model.safetensors')
+    assert_loaded(load(tmp_path / 'model.safetensors'), official)
+
+
+def test_explicit_prefix(tmp_path):
+    official = official_state()
+    torch.save({f'student.net.{k}': v for k, v in official.items()}, tmp_path / 'w.pth')
+    assert_loaded(load(tmp_path / 'w.pth', prefix='student.net.'), official)
+    with pytest.raises(CheckpointError, match="no key starts with prefix 'teacher.'"):
+        load(tmp_path / 'w.pth', prefix='teacher.')
+
+
+def test_model_is_taken_before_model_ema_and_the_log_says_so(tmp_path, caplog):
+    official, other = official_state(1), official_state(2)
+    torch.save(dict(model_ema=other, model=official), tmp_path / 'w.pth')
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, logger=logger.name):
+        backbone = load(tmp_path / 'w.pth')
+    logger.removeHandler(caplog.handler)
+    assert_loaded(backbone, official)
+    assert "(its 'model'); fresh output norms: norm0, norm1, norm2, norm3" in caplog.text
+
+
+def test_a_trained_detector_brings_its_output_norms(tmp_path):
+    trained = small()
+    for param in trained.parameters():
+        param.data.normal_()
+    state = {f'backbone.{k}': v for k, v in trained.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'w.pth')
+    backbone = load(tmp_path / 'w.pth', model=dict(out_indices=(1, 2)))
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
+
+
+def test_stages_that_are_not_built_are_left_in_the_file(tmp_path):
+    official = official_state()
+    torch.save(official, tmp_path / 'w.pth')
+    assert_loaded(load(tmp_path / 'w.pth', model=dict(out_indices=(0, 1))), official)
+
+
+def test_a_checkpoint_of_mmengines_runner_loads_without_executing_it(tmp_path):
+    official = official_state()
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = dict(
+        meta=dict(epoch=1, iter=5, seed=1, cfg='a = 1', dataset_meta=dict(classes=('a', 'b'))),
+        state_dict={f'backbone.{k}': v for k, v in official.items() if 'head' not in k},
+        message_hub=dict(log_scalars={'train/loss': buffer}, runtime_info={}, resumed_keys={}),
+        optimizer=dict(state={}, param_groups=[]),
+    )
+    content['state_dict'].pop('backbone.norm.weight')
+    content['state_dict'].pop('backbone.norm.bias')
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    assert_loaded(load(tmp_path / 'epoch_1.pth'), official)
+
+
+class Exploit:
+    def __reduce__(self):
+        return print, ('executed!',)
+
+
+def test_code_in_a_file_is_not_executed(tmp_path, capsys):
+    torch.save(dict(state_dict=official_state(), extra=Exploit()), tmp_path / 'w.pth')
+    with pytest.raises(CheckpointError, match='cannot be read as a checkpoint'):
+        load(tmp_path / 'w.pth')
+    assert 'executed!' not in capsys.readouterr().out
+
+
+def missing_one(state):
+    return {k: v for k, v in state.items() if k != 'stages.2.1.fc1.weight'}
+
+
+WRONG = {
+    'another variant': (
+        lambda s: MambaOut('femto', output_norm=False).state_dict(),
+        r'it holds MambaOut femto \(depths \(3, 3, 9, 3\), dims \(48, 96, 192, 288\)\), which does '
+        r'not fit this model of depths \(1, 1, 2, 1\)',
+    ),
+    'a key missing': (missing_one, r'1 keys missing \(stages.2.1.fc1.weight\)'),
+    'a key too many': (
+        lambda s: {**s, 'stages.2.1.gamma': torch.ones(24)},
+        r'1 keys unexpected \(stages.2.1.gamma\)',
+    ),
+    'another shape': (
+        lambda s: {**s, 'stages.0.0.conv.weight': torch.ones(8, 1, 5, 5)},
+        r'stages.0.0.conv.weight \(8, 1, 5, 5\) in the file, \(8, 1, 7, 7\) here',
+    ),
+    'another family': (
+        lambda s: timm.create_model('resnet10t').state_dict(),
+        'no MambaOut backbone in it',
+    ),
+    'only a head': (lambda s: {'head.fc1.weight': torch.ones(2)}, 'no MambaOut backbone in it'),
+    'no state dict': (lambda s: dict(epoch=3, args='x'), 'no state dict in it; its keys are epoch'),
+    'a tensor': (lambda s: torch.ones(3), 'holds a Tensor, not a state dict'),
+}
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_what_does_not_fit_raises_and_changes_nothing(case, tmp_path):
+    content, words = WRONG[case]
+    torch.save(content(official_state()), tmp_path / 'w.pth')
+    backbone = small(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words):
+        backbone.init_weights()
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_truncated_file_raises(suffix, tmp_path):
+    path = tmp_path / f'w{suffix}'
+    if suffix == '.pth':
+        torch.save(official_state(), path)
+    else:
+        save_file(official_state(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match='cannot be read as a checkpoint .* truncated'):
+        load(path)
+
+
+def test_a_file_that_is_something_else_raises(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'w.pth', 'w') as archive:
+        archive.writestr('hello.txt', 'no weights')
+    with pytest.raises(CheckpointError, match='cannot be read as a checkpoint'):
+        read_checkpoint(str(tmp_path / 'w.pth'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('nowhere/weights.pth', 'there is no checkpoint file /.*nowhere/weights.pth'),
+        ('mambaout://tinny', r"'mambaout://tinny' is not in the catalogue .*mambaout://tiny"),
+        ('timm://mambaout_tinny', "timm has no model 'mambaout_tinny'; did you mean mambaout_tiny"),
+        ('s3://bucket/w.pth', "cannot load a checkpoint from 's3://bucket/w.pth'"),
+    ],
+)
+def test_names_that_lead_nowhere(name, words):
+    with pytest.raises(CheckpointError, match=words):
+        load(name)
+
+
+def test_no_network(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    url = 'http://127.0.0.1:9/mambaout_tiny.pth'  # the discard port: nobody listens
+    with pytest.raises(CheckpointError, match=r'could not download the pretrained weights http'):
+        load(url)
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_no_network_for_timm(monkeypatch, tmp_path):
+    def fail(*args, **kwargs):
+        raise OSError('the hub does not answer')
+
+    monkeypatch.setattr('timm.models._builder.load_state_dict_from_hf', fail)
+    with pytest.raises(CheckpointError, match='timm could not fetch .* the hub does not answer'):
+        load('timm://mambaout_femto.in1k')
+
+
+def test_timm_name_goes_through_timms_own_loader(monkeypatch):
+    """The hub's answer replaced by random weights; timm's loader and our key map are real."""
+    torch.manual_seed(0)
+    published = timm.create_model('mambaout_femto').state_dict()
+    published = {k: torch.randn_like(v) for k, v in published.items()}
+    monkeypatch.setattr(
+        'timm.models._builder.load_state_dict_from_hf', lambda *a, **k: dict(published)
+    )
+    backbone = MambaOut(
+        'femto', init_cfg=dict(type='Pretrained', checkpoint='timm://mambaout_femto.in1k')
+    )
+    backbone.init_weights()
+    key = 'stages.2.8.fc2.weight'
+    assert torch.equal(backbone.state_dict()[key], published['stages.2.blocks.8.fc2.weight'])
+
+
+def test_url_is_downloaded_once_into_the_hub_cache(tmp_path, monkeypatch):
+    official = official_state()
+    buffer = io.BytesIO()
+    torch.save(official, buffer)
+    calls = []
+
+    def download(url, path):
+        calls.append(url)
+        with open(path, 'wb') as file:
+            file.write(buffer.getvalue())
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    monkeypatch.setitem(CATALOGUE, 'mambaout://small8', 'https://example.org/small8.pth')
+    for _ in range(2):
+        assert_loaded(load('mambaout://small8'), official)
+    assert calls == ['https://example.org/small8.pth']
+    assert (tmp_path / 'hub' / 'checkpoints' / 'small8.pth').is_file()
+
+
+def test_catalogue_has_the_papers_variants():
+    assert [name.removeprefix('mambaout://') for name in CATALOGUE] == [
+        'femto',
+        'kobe',
+        'tiny',
+        'small',
+        'base',
+    ]
+    for name, url in CATALOGUE.items():
+        assert url.startswith('https://github.com/yuweihao/MambaOut/releases/download/model/')
+        assert url.endswith(f'mambaout_{name.removeprefix("mambaout://")}.pth')
