@@ -1,0 +1,9 @@
+_base_ = ['./maskrcnn_mambaout_t_3x.py']
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        drop_path_rate=0.2,  # Swin: mmdet's Swin-S; the paper does not say
+        init_cfg=dict(checkpoint='mambaout://small'),
+    ),
+)

@@ -1,0 +1,54 @@
+"""Fixtures of all tests."""
+
+import runpy
+import sys
+
+import pytest
+import torch
+from support import ROOT
+
+import mambaout_mm  # noqa: F401  registers the backbones, offers mmcv's operators
+from mambaout_mm.demo.settings import SIZE
+from mambaout_mm.demo.shapes import write_shapes
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def demo_data(tmp_path_factory):
+    """The embedded data set, drawn once for the whole run."""
+    folder = tmp_path_factory.mktemp('demo_data')
+    write_shapes(folder, SIZE)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, demo_data):
+    """An empty current directory in which the demo finds its data set drawn."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'work_dirs').mkdir()
+    (tmp_path / 'work_dirs' / 'demo_data').symlink_to(demo_data)
+    return tmp_path
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capfd):
+    """Run a tool as a command line would; gives (exit code, stdout, stderr)."""
+
+    def run(name, *args):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        except SystemExit as exit_:
+            code = exit_.code
+            if isinstance(code, str):  # what the interpreter does with a message
+                print(code, file=sys.stderr)
+                code = 1
+        out, err = capfd.readouterr()
+        return code or 0, out, err
+
+    return run
