@@ -1,0 +1,51 @@
+"""Operators of ``mmcv._ext`` on torchvision's operators and plain PyTorch.
+
+Every function has the name, the arguments and the outputs of the compiled operator that the
+wrappers in ``mmcv/ops/*.py`` call; those wrappers are what a model uses. Results go into the
+tensors given for them, without a graph for autograd. Where the compiled operator adds to a
+gradient (the gradients of inputs, weights and biases), so does the function here; the wrappers
+hand over zeros.
+
+All take CPU and CUDA tensors of float64, float32, float16 and bfloat16. The two half types are
+computed in float32 and rounded once, into the result: torchvision lacks bfloat16 on the CPU,
+and sums of many half-precision terms lose digits.
+
+On CUDA the backward passes of RoIAlign and of the deformable convolutions sum in no fixed order,
+as mmcv's do; a version of torchvision that checks for it raises an error for them under
+``torch.use_deterministic_algorithms(True)``.
+"""
+
+from .deform_conv import (
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
+from .focal_loss import (
+    sigmoid_focal_loss_backward,
+    sigmoid_focal_loss_forward,
+    softmax_focal_loss_backward,
+    softmax_focal_loss_forward,
+)
+from .nms import nms, softnms
+from .roi_align import roi_align_backward, roi_align_forward
+from .versions import get_compiler_version, get_compiling_cuda_version
+
+__all__ = [
+    'deform_conv_backward_input',
+    'deform_conv_backward_parameters',
+    'deform_conv_forward',
+    'get_compiler_version',
+    'get_compiling_cuda_version',
+    'modulated_deform_conv_backward',
+    'modulated_deform_conv_forward',
+    'nms',
+    'roi_align_backward',
+    'roi_align_forward',
+    'sigmoid_focal_loss_backward',
+    'sigmoid_focal_loss_forward',
+    'softmax_focal_loss_backward',
+    'softmax_focal_loss_forward',
+    'softnms',
+]
