@@ -1,0 +1,1 @@
+"""Getting the datasets onto the disk, in the folders that the configs read."""
