@@ -1,0 +1,243 @@
+"""One training or test run: from a config file and flags to MMEngine's Runner."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import METRICS
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
+
+from mambaout_mm.demo import apply_demo, report
+from mambaout_mm.errors import UserError
+
+from . import checks
+
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
+NO_ANNOTATIONS = 'need at least one array to concatenate'
+
+
+def train(
+    config: str,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+    demo: bool = False,
+) -> None:
+    """Train what a config describes.
+
+    Args:
+        config (str): Path of the config.
+        work_dir (str, optional): Where logs and checkpoints go. Defaults to the config's own, else
+            ``work_dirs/<config's name>``, with ``_demo`` for the demo.
+        resume (str, optional): A checkpoint to go on from, or ``'auto'`` for the latest one in
+            ``work_dir``. Defaults to None.
+        amp (bool): Mixed precision (FP16 with dynamic loss scaling). Defaults to False.
+        cfg_options (dict, optional): Dotted keys and their values, merged last. Defaults to None.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
+        demo (bool): Train on the embedded data set instead (:mod:`mambaout_mm.demo`). Defaults to
+            False.
+
+    Raises:
+        UserError: For anything that the user can put right; the message says how.
+    """
+    cfg = checks.load_config(config)
+    if demo:
+        apply_demo(cfg, Path('work_dirs') / 'demo_data')
+    if cfg_options:
+        checks.merge_options(cfg, cfg_options)
+    suffix = '_demo' if demo else ''
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
+    if amp:
+        checks.check_amp()
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if resume:
+        cfg.resume = True
+        cfg.load_from = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    _prepare_launcher(cfg, launcher)
+    with _explained(cfg):
+        checks.check_data(cfg, ('train', 'val'))
+        checks.check_num_classes(cfg)
+        runner = _build_runner(cfg)
+        if cfg.load_from:
+            checks.check_fits(_unwrapped(runner.model), cfg.load_from, whole=cfg.resume)
+        if not demo:
+            _warn_about_batch_size(cfg)
+        runner.train()
+    if demo and runner.rank == 0:
+        report(runner, config)
+
+
+def test(
+    config: str,
+    checkpoint: str,
+    work_dir: str | None = None,
+    tta: bool = False,
+    out: str | None = None,
+    show_dir: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> dict[str, float]:
+    """Evaluate a checkpoint on the config's test set.
+
+    Args:
+        config (str): Path of the config.
+        checkpoint (str): Path or URL of a detector's or segmentor's checkpoint.
+        work_dir (str, optional): Where logs go. Defaults as in :func:`train`.
+        tta (bool): Multi-scale and flipped test-time augmentation (segmentation). Defaults to
+            False.
+        out (str, optional): A ``.pkl`` file for all predictions. Defaults to None.
+        show_dir (str, optional): A folder for pictures of truth and prediction side by side
+            (segmentation: in its ``vis_data/vis_image``). Defaults to None.
+        cfg_options (dict, optional): Dotted keys and their values, merged last. Defaults to None.
+        launcher (str): As in :func:`train`. Defaults to 'none'.
+
+    Returns:
+        dict[str, float]: The metrics.
+
+    Raises:
+        UserError: For anything that the user can put right; the message says how.
+    """
+    cfg = checks.load_config(config)
+    if cfg_options:
+        checks.merge_options(cfg, cfg_options)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    if out and not out.endswith('.pkl'):
+        raise UserError(f'--out {out!r} must end in .pkl')
+    detection = cfg.default_scope == 'mmdet'
+    if show_dir:
+        cfg.default_hooks.visualization.draw = True
+        cfg.default_hooks.visualization.interval = 1
+        if detection:  # the hook joins it to the run's folder, which an absolute path replaces
+            cfg.default_hooks.visualization.test_out_dir = str(Path(show_dir).absolute())
+        else:
+            cfg.visualizer.save_dir = str(Path(show_dir).absolute())
+    if tta:
+        _apply_tta(cfg)
+    _prepare_launcher(cfg, launcher)
+    with _explained(cfg):
+        checks.check_data(cfg, ('test',))
+        runner = _build_runner(cfg)
+        checks.check_fits(_unwrapped(runner.model), checkpoint, whole=True)
+        runner.load_checkpoint(checkpoint)
+        if out:
+            dump = METRICS.build(
+                # mmdet's own keeps masks as run lengths
+                dict(type='DumpDetResults' if detection else 'DumpResults', out_file_path=out)
+            )
+            runner.test_loop.evaluator.metrics.append(dump)
+        return runner.test()
+
+
+def _build_runner(cfg: Config) -> Runner:
+    """The Runner of a config; what its classes refuse is the config's mistake."""
+    try:
+        return Runner.from_cfg(cfg)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f'the config cannot be built: {error}') from error
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _apply_tta(cfg: Config) -> None:
+    if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+        raise UserError(
+            '--tta needs tta_model and tta_pipeline in the config. This project has them for '
+            'segmentation; mmdet has no test-time augmentation of masks'
+        )
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def _prepare_launcher(cfg: Config, launcher: str) -> None:
+    """Set the launcher; on machines without an accelerator start gloo in place of nccl.
+
+    MMEngine's own start calls ``torch.cuda.set_device``, and its DistributedDataParallel names a
+    device; both stop on a CPU.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none' or get_device() != 'cpu':
+        return
+    if launcher != 'pytorch':
+        raise UserError(
+            f'--launcher {launcher} needs an accelerator; on CPUs use --launcher pytorch (torchrun)'
+        )
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
+    # torch's SyncBatchNorm across processes runs on accelerators only.
+    synced = list(_replace_sync_bn(cfg.model))
+    if synced:
+        print_log('SyncBN is BN on each process here: CPUs cannot synchronise it', logger='current')
+
+
+def _replace_sync_bn(node: Any) -> Iterator[dict]:
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+            yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for child in node:
+            yield from _replace_sync_bn(child)
+
+
+def _warn_about_batch_size(cfg: Config) -> None:
+    recipe = cfg.get('auto_scale_lr', {})
+    total = cfg.train_dataloader.batch_size * get_world_size()
+    base = recipe.get('base_batch_size')
+    if base and total != base and not recipe.get('enable'):
+        print_log(
+            f'The batch is {total} images ({get_world_size()} processes of '
+            f"{cfg.train_dataloader.batch_size}), the recipe's is {base}. Change "
+            'train_dataloader.batch_size or the number of processes, or scale the learning rate '
+            'with --cfg-options auto_scale_lr.enable=True',
+            logger='current',
+            level=30,
+        )
+
+
+@contextmanager
+def _explained(cfg: Config) -> Iterator[None]:
+    """Turn the known failures of a run into one sentence each."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        first_line = (str(error).splitlines() or ['MemoryError'])[0]
+        loader = cfg.get('train_dataloader') or {}
+        raise UserError(
+            f'out of memory on {get_device()} ({first_line}). Lower '
+            f'train_dataloader.batch_size (now {loader.get("batch_size")}), recompute activations '
+            'with --cfg-options model.backbone.with_cp=True, train in half precision with --amp, '
+            'or shrink the images in train_pipeline'
+        ) from error
+    except ValueError as error:
+        if NO_ANNOTATIONS not in str(error):
+            raise
+        for split in ('train', 'val', 'test'):
+            for dataset in checks._datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+                checks.check_classes(dataset, always=True)
+        raise UserError(
+            'the data set has no image left: every one was filtered out. Look at filter_cfg '
+            '(images without objects, min_size) and at ann_file and data_prefix in the config'
+        ) from error

@@ -1,0 +1,70 @@
+"""The embedded data set, and two iterations and an evaluation of every config on it."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from support import CONFIGS, TWO_ITERATIONS
+
+from mambaout_mm.demo import shapes
+from mambaout_mm.demo.settings import SIZE
+
+
+def test_data_set_is_the_same_everywhere_and_consistent(demo_data):
+    root = demo_data / f'shapes_{SIZE}'
+    for split, count in shapes.SPLITS.items():
+        coco = COCO(str(root / 'annotations' / f'instances_{split}.json'))
+        assert len(coco.imgs) == count
+        assert [c['name'] for c in coco.cats.values()] == list(shapes.CLASSES)
+        for image_id in list(coco.imgs)[:20]:
+            name = coco.imgs[image_id]['file_name']
+            labels = cv2.imread(str(root / 'labels' / split / name), cv2.IMREAD_GRAYSCALE)
+            assert labels.shape == (SIZE, SIZE)
+            for annotation in coco.imgToAnns[image_id]:
+                mask = coco.annToMask(annotation).astype(bool)
+                assert (labels[mask] == annotation['category_id']).all()
+                ys, xs = np.nonzero(mask)
+                corner = [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+                assert annotation['bbox'] == corner
+                assert annotation['area'] == mask.sum()
+    first = cv2.imread(str(root / 'images' / 'train' / '0000.png'))
+    again, _, _ = shapes.draw(np.random.default_rng([0, 0]), SIZE)
+    assert np.array_equal(first, again)
+
+
+def test_data_set_appears_only_when_complete(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, 'SPLITS', {'train': 3, 'val': 2})
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    whole = shapes._write_split
+    monkeypatch.setattr(shapes, '_write_split', stop)
+    with pytest.raises(KeyboardInterrupt):
+        shapes.write_shapes(tmp_path, 64)
+    assert not (tmp_path / 'shapes_64').exists()
+    monkeypatch.setattr(shapes, '_write_split', whole)
+    root = shapes.write_shapes(tmp_path, 64)
+    content = json.loads((root / 'annotations' / 'instances_val.json').read_text())
+    assert len(content['images']) == 2
+    assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_config_trains_and_evaluates(path, workspace, run_tool):
+    options = [*TWO_ITERATIONS, 'default_hooks.checkpoint.save_last=False']
+    code, out, err = run_tool('train.py', path, '--demo', '--cfg-options', *options)
+    assert code == 0, err
+    assert 'Iter(train) [2/2]' in (out + err)
+    run = workspace / 'work_dirs' / f'{path.stem}_demo'
+    picture = cv2.imread(str(run / 'predictions.png'))
+    assert picture.shape == (2 * SIZE, 2 * SIZE, 3)
+    detection = 'detection' in path.parts
+    assert ('COCO AP' if detection else 'mIoU') in out
+    assert f'python tools/prepare_data.py {"coco" if detection else "ade20k"}' in out
+    losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.naif]+)', out + err)]
+    assert len(losses) == 2 and all(np.isfinite(losses))

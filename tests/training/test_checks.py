@@ -1,0 +1,196 @@
+"""Bad input to a run gets one clear sentence."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from support import ROOT
+
+from mambaout_mm.checkpoints import CheckpointError
+from mambaout_mm.comparison.complexity import build_model
+from mambaout_mm.errors import UserError
+from mambaout_mm.training import checks
+
+MASKRCNN = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
+UPERNET = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
+
+
+@pytest.fixture
+def cfg():
+    return Config.fromfile(MASKRCNN)
+
+
+def test_unknown_config_names_near_ones():
+    with pytest.raises(UserError, match=r'no config .*mambout_t.py.*mambaout_t.py'):
+        checks.load_config(str(MASKRCNN.with_name('maskrcnn_mambout_t.py')))
+
+
+def test_a_config_that_is_no_python(tmp_path):
+    (tmp_path / 'c.py').write_text('model = dict(')
+    with pytest.raises(UserError, match=r'c.py cannot be read as a config'):
+        checks.load_config(str(tmp_path / 'c.py'))
+
+
+def test_a_config_with_a_missing_base(tmp_path):
+    (tmp_path / 'c.py').write_text("_base_ = ['./nowhere.py']")
+    with pytest.raises(UserError, match=r'c.py cannot be read as a config.*nowhere.py'):
+        checks.load_config(str(tmp_path / 'c.py'))
+
+
+@pytest.mark.parametrize(
+    'key',
+    [
+        'model.backbone.arch',
+        'model.backbone.with_cp',  # an argument that the config does not set
+        'model.roi_head.bbox_head.num_classes',
+        'train_dataloader.batch_size',
+        'train_dataloader.dataset.indices',
+        'train_cfg.max_epochs',
+        'default_hooks.checkpoint.save_last',
+        'optim_wrapper.clip_grad',
+        'optim_wrapper.optimizer.amsgrad',
+        'param_scheduler.0.end',
+        'auto_scale_lr.enable',
+        'env_cfg.dist_cfg.timeout',
+        'randomness.seed',
+        'load_from',
+        'experiment_name',
+        'visualizer.save_dir',
+    ],
+)
+def test_options_that_something_reads_are_taken(cfg, key):
+    checks.merge_options(cfg, {key: 1})
+    node = cfg
+    for part in key.split('.'):
+        node = node[int(part)] if part.isdigit() else node[part]
+    assert node == 1
+
+
+@pytest.mark.parametrize(
+    ('key', 'words'),
+    [
+        ('model.backbone.drop_path_rat', "nothing reads 'model.backbone.drop_path_rat'; did you "),
+        ('model.backbone.frozen', 'model.backbone.frozen_stages'),
+        ('modle.backbone.arch', "nothing reads 'modle'; did you mean model"),
+        ('train_dataloader.batchsize', 'train_dataloader.batch_size'),
+        ('train_cfg.max_epoch', 'train_cfg.max_epochs'),
+        ('default_hooks.checkpoint.intervl', 'default_hooks.checkpoint.interval'),
+        ('optim_wrapper.optimizer.lrr', 'optim_wrapper.optimizer.lr'),
+        ('param_scheduler.2.end', 'param_scheduler is a list of 2'),
+        ('param_scheduler.end', 'param_scheduler is a list of 2'),
+        ('model.backbone.arch.depths', "model.backbone.arch is 'femto' and has no 'depths'"),
+    ],
+)
+def test_misspelt_options_name_near_ones(cfg, key, words):
+    before = cfg.pretty_text
+    with pytest.raises(UserError) as caught:
+        checks.merge_options(cfg, {key: 1})
+    assert words in str(caught.value)
+    assert cfg.pretty_text == before
+
+
+@pytest.mark.parametrize(
+    ('path', 'words'),
+    [
+        (MASKRCNN, ['data/coco/annotations/instances_train2017.json', 'prepare_data.py coco']),
+        (UPERNET, ['data/ade/ADEChallengeData2016/images/training', 'prepare_data.py ade20k']),
+    ],
+)
+def test_missing_data_names_every_path_and_two_ways_on(path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        checks.check_data(Config.fromfile(path), ('train', 'val'))
+    message = str(caught.value)
+    for word in [*words, '--demo', str(tmp_path)]:
+        assert word in message
+    assert message.count('val') >= 2
+
+
+def write_coco(folder, names, count=1):
+    (folder / 'images').mkdir(exist_ok=True)
+    path = folder / 'instances.json'
+    categories = [dict(id=i, name=name) for i, name in enumerate(names)]
+    path.write_text(json.dumps(dict(images=[], annotations=[], categories=categories)))
+    return path
+
+
+def with_data(cfg, folder, classes):
+    metainfo = dict(classes=classes)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.update(
+            data_root=str(folder),
+            ann_file='instances.json',
+            data_prefix=dict(img='images/'),
+            metainfo=metainfo,
+        )
+    cfg.val_evaluator.ann_file = str(folder / 'instances.json')
+    return cfg
+
+
+def test_missing_annotation_file_alone(cfg, tmp_path):
+    write_coco(tmp_path, ['date', 'fig'])
+    cfg = with_data(cfg, tmp_path, ('date', 'fig'))
+    checks.check_data(cfg, ('train', 'val'))
+    cfg.train_dataloader.dataset.ann_file = 'instances_trian.json'
+    with pytest.raises(UserError) as caught:
+        checks.check_data(cfg, ('train', 'val'))
+    assert str(tmp_path / 'instances_trian.json') in str(caught.value)
+    assert 'change data_root, ann_file' in str(caught.value)
+
+
+def test_missing_image_folder(cfg, tmp_path):
+    write_coco(tmp_path, ['date', 'fig'])
+    cfg = with_data(cfg, tmp_path, ('date', 'fig'))
+    cfg.val_dataloader.dataset.data_prefix.img = 'val_images/'
+    with pytest.raises(UserError, match='val_images'):
+        checks.check_data(cfg, ('val',))
+
+
+def test_class_names_that_the_file_does_not_have(cfg, tmp_path):
+    write_coco(tmp_path, ['date', 'fig', 'hazelnut'])
+    with pytest.raises(UserError) as caught:
+        checks.check_data(with_data(cfg, tmp_path, ('date', 'figs')), ('train',))
+    message = str(caught.value)
+    assert "has the classes 'date', 'fig', 'hazelnut'" in message
+    assert "of which 'figs' is not in the file" in message
+    assert "metainfo=dict(classes=('date', 'fig', 'hazelnut'))" in message
+
+
+def test_an_annotation_file_that_is_not_coco(cfg, tmp_path):
+    write_coco(tmp_path, [])
+    (tmp_path / 'instances.json').write_text('[]')
+    with pytest.raises(UserError, match='is not a COCO annotation file'):
+        checks.check_data(with_data(cfg, tmp_path, ('date',)), ('train',))
+
+
+def test_number_of_classes_in_the_heads(cfg, tmp_path):
+    checks.check_num_classes(cfg)
+    with pytest.raises(UserError, match=r'bbox_head.num_classes is 80, but the data set has 2'):
+        checks.check_num_classes(with_data(cfg, tmp_path, ('date', 'fig')))
+
+
+def test_amp_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(checks, 'get_device', lambda: 'cpu')
+    with pytest.raises(UserError, match='--amp needs an accelerator'):
+        checks.check_amp()
+    monkeypatch.setattr(checks, 'get_device', lambda: 'cuda')
+    checks.check_amp()
+
+
+def test_checkpoint_of_another_model(cfg, tmp_path):
+    model = build_model(cfg)
+    path = str(tmp_path / 'w.pth')
+    torch.save(dict(state_dict=model.state_dict()), path)
+    checks.check_fits(model, path, whole=True)
+
+    cfg.model.roi_head.bbox_head.num_classes = 3
+    other_head = build_model(cfg)
+    checks.check_fits(other_head, path, whole=False)  # fine-tuning
+    with pytest.raises(CheckpointError, match=r'bbox_head.fc_cls.weight \(81, 1024\) instead'):
+        checks.check_fits(other_head, path, whole=True)
+
+    other_backbone = build_model(Config.fromfile(MASKRCNN.with_name('maskrcnn_mambaout_kobe.py')))
+    for whole in (True, False):
+        with pytest.raises(CheckpointError, match='belongs to another model than this config'):
+            checks.check_fits(other_backbone, path, whole=whole)
