@@ -5,6 +5,8 @@ import sys
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
+from mmengine.visualization import Visualizer
 from support import ROOT
 
 import mambaout_mm  # noqa: F401  registers the backbones, offers mmcv's operators
@@ -39,6 +41,9 @@ def run_tool(monkeypatch, capfd):
     """Run a tool as a command line would; gives (exit code, stdout, stderr)."""
 
     def run(name, *args):
+        # Global instances of the last run would write to its folders and captured streams.
+        for cls in (MMLogger, *Visualizer.__subclasses__()):
+            cls._instance_dict.clear()
         monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
         code = 0
         try:

@@ -1,0 +1,276 @@
+"""The command lines, as a user types them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mmdet
+import mmseg
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from pycocotools import mask as coco_mask
+from support import ROOT, TWO_ITERATIONS
+
+from mambaout_mm import MambaOut
+from mambaout_mm.demo import apply_demo
+
+FEMTO = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
+UPERNET = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
+KOBE = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_kobe.py'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, demo_data):
+    """Folders of a detector's and a segmentor's demo run of two iterations."""
+    folder = tmp_path_factory.mktemp('trained')
+    (folder / 'work_dirs').mkdir()
+    (folder / 'work_dirs' / 'demo_data').symlink_to(demo_data)
+    for config in (FEMTO, UPERNET):
+        command = [sys.executable, ROOT / 'tools' / 'train.py', config, '--demo']
+        command += ['--cfg-options', *TWO_ITERATIONS]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return {
+        'detection': folder / 'work_dirs' / f'{FEMTO.stem}_demo',
+        'segmentation': folder / 'work_dirs' / f'{UPERNET.stem}_demo',
+    }
+
+
+def config_of(run):
+    return next(run.glob('*_mambaout_*.py'))
+
+
+def failed_cleanly(result, *words):
+    """Exit code 1, one message with the words, no traceback."""
+    code, _, err = result
+    message = err[err.rindex('error: ') :]
+    assert code == 1
+    assert 'Traceback' not in err
+    for word in words:
+        assert str(word) in message, message
+
+
+def test_train_without_the_data_set(run_tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run_tool('train.py', FEMTO)
+    failed_cleanly(result, tmp_path / 'data/coco/train2017', 'prepare_data.py coco', '--demo')
+
+
+@pytest.mark.parametrize(
+    ('args', 'words'),
+    [
+        (['configs/nowhere.py'], ['there is no config']),
+        ([FEMTO, '--demo', '--amp'], ['--amp needs an accelerator']),
+        ([FEMTO, '--demo', '--cfg-options', 'model.bakbone.arch=tiny'], ['did you mean']),
+        (
+            [FEMTO, '--demo', '--cfg-options', 'load_from=nowhere.pth'],
+            ['there is no checkpoint file', 'nowhere.pth'],
+        ),
+        (
+            [FEMTO, '--demo', '--cfg-options', 'model.backbone.arch=tinny'],
+            ["unknown MambaOut arch 'tinny'; known: femto"],
+        ),
+        (
+            [FEMTO, '--demo', '--cfg-options', 'model.roi_head.mask_head.num_classes=80'],
+            ['mask_head.num_classes is 80, but the data set has 3'],
+        ),
+    ],
+    ids=lambda value: '' if isinstance(value[0], Path) else value[0][:30],
+)
+def test_train_with_bad_input(args, words, run_tool, workspace):
+    if '--amp' in args and torch.cuda.is_available():
+        pytest.skip('this machine can train in mixed precision')
+    failed_cleanly(run_tool('train.py', *args), *words)
+
+
+@pytest.mark.parametrize(
+    ('checkpoint', 'words'),
+    [
+        ('mambaout://tinny', "'mambaout://tinny' is not in the catalogue"),
+        ('http://127.0.0.1:9/mambaout_femto.pth', 'could not download the pretrained weights'),
+        ('{other}', 'it holds MambaOut kobe'),
+    ],
+)
+def test_train_with_weights_that_cannot_be_had(checkpoint, words, run_tool, workspace, demo_data):
+    torch.save(MambaOut('kobe').state_dict(), 'kobe.pth')
+    cfg = Config.fromfile(FEMTO)
+    apply_demo(cfg, demo_data)
+    checkpoint = checkpoint.format(other='kobe.pth')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    cfg.dump('config.py')
+    failed_cleanly(run_tool('train.py', 'config.py'), words)
+
+
+def test_out_of_memory_says_what_to_lower(run_tool, workspace, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+
+    monkeypatch.setattr('mmengine.runner.Runner.train', fail)
+    result = run_tool('train.py', FEMTO, '--demo')
+    failed_cleanly(result, 'out of memory', 'batch_size (now 4)', 'with_cp=True', '--amp')
+
+
+def test_other_errors_keep_their_traceback(run_tool, workspace, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError('a bug')
+
+    monkeypatch.setattr('mmengine.runner.Runner.train', fail)
+    with pytest.raises(RuntimeError, match='a bug'):
+        run_tool('train.py', FEMTO, '--demo')
+
+
+def test_no_image_left(run_tool, workspace, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ValueError('need at least one array to concatenate')
+
+    monkeypatch.setattr('mmengine.runner.Runner.train', fail)
+    failed_cleanly(run_tool('train.py', FEMTO, '--demo'), 'has no image left', 'filter_cfg')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_evaluates_a_checkpoint(task, trained, run_tool, workspace):
+    run = trained[task]
+    args = [config_of(run), run / 'iter_2.pth', '--work-dir', workspace / 'test']
+    args += ['--out', workspace / 'predictions.pkl', '--show-dir', 'pictures']
+    args += ['--cfg-options', 'test_dataloader.dataset.indices=2']
+    code, out, err = run_tool('test.py', *args)
+    assert code == 0, err
+    assert ('coco/bbox_mAP' if task == 'detection' else 'mIoU') in out + err
+    assert (workspace / 'predictions.pkl').stat().st_size > 100
+    assert len(list(workspace.rglob('*.png')) + list(workspace.rglob('*.jpg'))) >= 2
+
+
+@pytest.mark.slow
+def test_multi_scale_test_of_a_segmentor(run_tool, trained, workspace):
+    run = trained['segmentation']
+    args = [config_of(run), run / 'iter_2.pth', '--work-dir', workspace / 'test', '--tta']
+    code, out, err = run_tool(
+        'test.py', *args, '--cfg-options', 'test_dataloader.dataset.indices=1'
+    )
+    assert code == 0, err
+    assert 'mIoU' in out + err
+
+
+def test_test_refuses_what_does_not_fit(run_tool, trained, workspace):
+    run = trained['detection']
+    checkpoint = run / 'iter_2.pth'
+    result = run_tool('test.py', config_of(run), run / 'iter_9.pth')
+    failed_cleanly(result, 'there is no checkpoint file')
+    result = run_tool('test.py', config_of(run), checkpoint, '--tta')
+    failed_cleanly(result, '--tta needs tta_model')
+    result = run_tool('test.py', config_of(run), checkpoint, '--out', 'predictions.json')
+    failed_cleanly(result, 'must end in .pkl')
+    options = ['model.backbone.arch=kobe']
+    result = run_tool('test.py', config_of(run), checkpoint, '--cfg-options', *options)
+    failed_cleanly(result, 'belongs to another model than this config')
+
+
+def test_resume_and_fine_tuning_refuse_another_variant(run_tool, trained, workspace):
+    checkpoint = trained['detection'] / 'iter_2.pth'
+    result = run_tool('train.py', KOBE, '--demo', '--resume', checkpoint)
+    failed_cleanly(result, 'belongs to another model than this config')
+    result = run_tool('train.py', KOBE, '--demo', '--cfg-options', f'load_from={checkpoint}')
+    failed_cleanly(result, 'belongs to another model than this config')
+
+
+@pytest.mark.slow
+def test_resume_goes_on_from_the_latest(run_tool, trained, workspace):
+    run = shutil.copytree(trained['detection'], workspace / 'run')
+    options = [*TWO_ITERATIONS, 'train_cfg.max_iters=3', 'train_cfg.val_interval=3']
+    args = ['--demo', '--work-dir', run, '--resume', '--cfg-options', *options]
+    code, out, err = run_tool('train.py', FEMTO, *args)
+    assert code == 0, err
+    assert 'Iter(train) [3/3]' in out + err
+    assert 'Iter(train) [2/3]' not in out + err
+
+
+def test_infers_with_a_detector(run_tool, trained, workspace, demo_data):
+    pictures = sorted(demo_data.glob('*/images/val/*.png'))[:2]
+    (workspace / 'folder').mkdir()
+    wide = cv2.resize(cv2.imread(str(pictures[1])), (300, 200))
+    cv2.imwrite(str(workspace / 'folder' / 'wide.jpg'), wide)
+    checkpoint = trained['detection'] / 'iter_2.pth'
+    code, out, err = run_tool(
+        'infer.py', pictures[0], 'folder', '--checkpoint', checkpoint, '--score-thr', '0.05'
+    )
+    assert code == 0, err
+    assert '2 pictures with predictions in outputs/overlays' in out
+    assert cv2.imread('outputs/overlays/wide.png').shape == (200, 300, 3)
+    content = json.loads(Path('outputs/predictions/wide.json').read_text())
+    assert content['image'] == 'folder/wide.jpg'
+    for entry in content['objects']:
+        assert entry['name'] in ('circle', 'square', 'triangle')
+        assert coco_mask.decode(entry['mask']).shape == (200, 300)
+        x1, y1, x2, y2 = entry['box']
+        assert 0 <= x1 <= x2 <= 300 and 0 <= y1 <= y2 <= 200
+
+
+def test_infers_with_a_segmentor(run_tool, trained, workspace, demo_data):
+    checkpoint = trained['segmentation'] / 'iter_2.pth'
+    pattern = f'{demo_data}/*/images/val/000[01].png'
+    code, _, err = run_tool('infer.py', pattern, '--checkpoint', checkpoint, '--out-dir', 'out')
+    assert code == 0, err
+    for name in ('0000', '0001'):
+        content = json.loads(Path(f'out/predictions/{name}.json').read_text())
+        assert sum(s['share'] for s in content['segments']) == pytest.approx(1, abs=1e-3)
+        labels = cv2.imread(f'out/predictions/{content["label_map"]}', cv2.IMREAD_GRAYSCALE)
+        assert {s['label'] for s in content['segments']} == set(np.unique(labels).tolist())
+        assert cv2.imread(f'out/overlays/{name}.png').shape == (*labels.shape, 3)
+
+
+def test_infer_with_bad_input(run_tool, trained, workspace):
+    checkpoint = trained['detection'] / 'iter_2.pth'
+    failed_cleanly(run_tool('infer.py', 'nothing/', '--checkpoint', checkpoint), 'no picture at')
+    result = run_tool('infer.py', 'x.png', '--checkpoint', checkpoint)
+    failed_cleanly(result, "no picture at 'x.png'")
+    Path('broken.png').write_text('no picture')
+    result = run_tool('infer.py', 'broken.png', '--checkpoint', checkpoint)
+    failed_cleanly(result, '1 of 1 files could not be read as pictures: broken.png')
+    torch.save(torch.load(checkpoint, weights_only=False)['state_dict'], 'bare.pth')
+    result = run_tool('infer.py', 'broken.png', '--checkpoint', 'bare.pth')
+    failed_cleanly(result, 'has no config inside; name it with --config')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', [FEMTO, UPERNET], ids=['detection', 'segmentation'])
+def test_two_processes(config, workspace):
+    """dist_train.sh: torchrun and gloo, each process its half of the data, one set of weights."""
+    command = [ROOT / 'tools' / 'dist_train.sh', config, '2', '--demo']
+    command += ['--cfg-options', *TWO_ITERATIONS, 'val_dataloader.dataset.indices=3']
+    env = {
+        **os.environ,
+        'MASTER_PORT': '29617',
+        'OMP_NUM_THREADS': '1',
+        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        'CUDA_VISIBLE_DEVICES': '-1',
+    }
+    done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    assert 'Iter(train) [2/2]' in output
+    assert output.count('Held-out images') == 1  # the report of one process
+    run = workspace / 'work_dirs' / f'{config.stem}_demo'
+    assert (run / 'iter_2.pth').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('config', 'package'), [(FEMTO, mmdet), (UPERNET, mmseg)], ids=['mmdet', 'mmseg']
+)
+def test_mmdets_and_mmsegs_own_train_py_take_our_configs(config, package, workspace, demo_data):
+    cfg = Config.fromfile(config)
+    apply_demo(cfg, demo_data)
+    cfg.merge_from_dict({k: int(v) for k, v in (option.split('=') for option in TWO_ITERATIONS)})
+    cfg.dump('config.py')
+    tool = Path(package.__file__).parent / '.mim' / 'tools' / 'train.py'
+    done = subprocess.run(
+        [sys.executable, tool, 'config.py', '--work-dir', 'run'], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'Iter(train) [2/2]' in done.stdout + done.stderr
