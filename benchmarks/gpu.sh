@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The tests that need a GPU, the backbone's tests, and training timings, on a machine that has
+# Python, PyTorch with CUDA and torchvision; nothing is downloaded. See benchmarks/README.md.
+#
+#   benchmarks/gpu.sh [arguments of gpu_train.py, such as --iterations 100]
+#
+# Environment; paths are relative to the project's root:
+#   WHEELS  folder of wheels, installed for the time of this run; skipped where it does not exist
+#           (default: .whl)
+#   OUT     folder for the table of timings (default: benchmarks/results)
+#   SITE    folder the wheels are installed into (default: a temporary one)
+
+# Without -e: a step that fails must not keep the later ones from running.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+if ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    echo 'benchmarks/gpu.sh: python3 has no PyTorch that finds a CUDA device' >&2
+    exit 1
+fi
+
+WHEELS=${WHEELS:-.whl}
+export OUT=${OUT:-benchmarks/results}
+export PYTHONPATH=$PWD
+failed=0
+summary=
+
+# step NAME COMMAND...: run the command and note the outcome for the summary.
+step() {
+    local name=$1 start=$SECONDS status
+    shift
+    printf '\n== %s\n' "$name"
+    "$@"
+    status=$?
+    summary+=$(printf '%-24s %-12s %6d s' "$name" \
+        "$([ $status = 0 ] && echo passed || echo "failed ($status)")" $((SECONDS - start)))$'\n'
+    [ $status = 0 ] || failed=1
+}
+
+if [ -d "$WHEELS" ]; then
+    if [ -z "${SITE:-}" ]; then
+        SITE=$(mktemp -d)
+        trap 'rm -rf "$SITE"' EXIT
+    fi
+    PYTHONPATH=$SITE:$PWD
+    # --no-deps: what the machine has already, PyTorch above all, is not among the wheels.
+    step 'install wheels' \
+        python3 -m pip install -q --no-index --no-deps --target "$SITE" "$WHEELS"/*.whl
+fi
+# A table of this run alone.
+rm -f "$OUT/gpu_train.csv"
+
+step 'tests that need a GPU' python3 -m pytest -p no:cacheprovider -m cuda
+step 'tests of the backbone' python3 -m pytest -p no:cacheprovider tests/backbones
+# A process for each, so that memory and a CUDA error of one do not reach the other.
+step 'train detection' python3 benchmarks/gpu_train.py --task detection "$@"
+step 'train segmentation' python3 benchmarks/gpu_train.py --task segmentation "$@"
+
+printf '\n== summary\n%s' "$summary"
+[ ! -f "$OUT/gpu_train.csv" ] || cat "$OUT/gpu_train.csv"
+exit $failed

@@ -1,0 +1,325 @@
+"""Train a detector and a segmentor for a few iterations and measure time and memory.
+
+`python benchmarks/gpu_train.py` needs a CUDA device and no data set: random weights, and synthetic
+images with something in them to learn, in a few batches that repeat so that the loss must fall.
+"""
+
+import argparse
+import csv
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.runner import set_random_seed
+from torch import Tensor, nn
+
+from mambaout_mm.comparison.complexity import build_model
+
+ROOT = Path(__file__).parents[1]
+CSV_NAME = 'gpu_train.csv'
+BATCHES = 2
+OBJECTS = 8
+# The loss is compared between this many iterations at the start and at the end.
+ENDS = 5
+# cuDNN chooses its algorithms and the allocator grows during the first iterations.
+WARM_UP = 10
+
+
+class Losses(NamedTuple):
+    """Mean loss of the first and of the last iterations."""
+
+    first: float
+    last: float
+
+
+class Timings(NamedTuple):
+    """Seconds per iteration after the warm-up."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+def detection_samples(batch: int, size: tuple[int, int], generator: torch.Generator) -> dict:
+    """A batch for Mask R-CNN: ellipses on noise, each class in a colour of its own.
+
+    Args:
+        batch (int): Number of images.
+        size (tuple[int, int]): Height and width.
+        generator (torch.Generator): Source of the random numbers.
+
+    Returns:
+        dict: Inputs and data samples as mmdet's data loaders collate them.
+    """
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    height, width = size
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    images, samples = [], []
+    for _ in range(batch):
+        sides = torch.rand(OBJECTS, 2, generator=generator) * 0.4 + 0.1
+        corners = torch.rand(OBJECTS, 2, generator=generator) * (1 - sides)
+        boxes = torch.cat((corners, corners + sides), dim=1) * torch.tensor([width, height] * 2)
+        labels = torch.randint(80, (OBJECTS,), generator=generator)
+        classes = torch.zeros(size, dtype=torch.long)  # 0 is the background
+        masks = []
+        for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
+            u, v = (2 * x - x1 - x2) / (x2 - x1), (2 * y - y1 - y2) / (y2 - y1)
+            inside = u**2 + v**2 <= 1  # (H, W)
+            classes[inside] = label + 1
+            masks.append(inside)
+        images.append(paint(classes, generator))
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1)))
+        sample.gt_instances = InstanceData(
+            bboxes=boxes,
+            labels=labels,
+            masks=BitmapMasks(torch.stack(masks).to(torch.uint8).numpy(), *size),
+        )
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)
+
+
+def segmentation_samples(batch: int, size: tuple[int, int], generator: torch.Generator) -> dict:
+    """A batch for UperNet: a grid of rectangles, each class in a colour of its own.
+
+    Args:
+        batch (int): Number of images.
+        size (tuple[int, int]): Height and width.
+        generator (torch.Generator): Source of the random numbers.
+
+    Returns:
+        dict: Inputs and data samples as mmseg's data loaders collate them.
+    """
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    images, samples = [], []
+    for _ in range(batch):
+        grid = torch.randint(150, (1, 1, 8, 8), generator=generator)
+        classes = F.interpolate(grid.float(), size)[0].long()  # (1, H, W)
+        images.append(paint(classes[0], generator))
+        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size))
+        sample.gt_sem_seg = PixelData(data=classes)
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)
+
+
+def paint(classes: Tensor, generator: torch.Generator) -> Tensor:
+    """An image of shape (3, H, W), uint8: a colour for each class, with noise."""
+    channels = torch.stack([classes * step % 200 for step in (37, 91, 151)])
+    noise = torch.randint(56, channels.shape, generator=generator)
+    return (channels + noise).to(torch.uint8)
+
+
+class Task(NamedTuple):
+    """What distinguishes the two benchmarks.
+
+    Attributes:
+        config (str): Config below the project's root.
+        size (tuple[int, int]): Height and width of the images.
+        batch (int): Images per batch.
+        samples (Callable): Makes one batch.
+    """
+
+    config: str
+    size: tuple[int, int]
+    batch: int
+    samples: Callable[[int, tuple[int, int], torch.Generator], dict]
+
+
+TASKS = {
+    'detection': Task(
+        'configs/detection/maskrcnn_mambaout_t.py', (800, 1280), 2, detection_samples
+    ),
+    'segmentation': Task(
+        'configs/segmentation/upernet_mambaout_t.py', (512, 512), 4, segmentation_samples
+    ),
+}
+
+
+def training_model(
+    cfg: Config, size: tuple[int, int], device: str, amp: bool
+) -> tuple[nn.Module, OptimWrapper]:
+    """The config's model with random weights and its optimizer, set up as for a training run.
+
+    Args:
+        cfg (Config): Changed in place.
+        size (tuple[int, int]): Height and width of the images.
+        device (str): Where the model trains.
+        amp (bool): Mixed precision: float16 with dynamic loss scaling.
+
+    Returns:
+        tuple[nn.Module, OptimWrapper]: The model in training mode and its optimizer wrapper.
+    """
+    cfg.model.backbone.init_cfg = None
+    if 'size' in cfg.model.data_preprocessor:  # mmseg's pads to it
+        cfg.model.data_preprocessor.size = size
+    torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark
+    model = build_model(cfg)
+    model.init_weights()
+    model = model.to(device).train()
+    if amp:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
+    return model, build_optim_wrapper(model, cfg.optim_wrapper)
+
+
+def train(
+    model: nn.Module, optim_wrapper: OptimWrapper, batches: list[dict], iterations: int, device: str
+) -> tuple[Losses, Timings]:
+    """Train on the batches in turn.
+
+    An iteration is what a training loop does with a loaded batch: moving and normalising it,
+    forward, backward, optimizer step.
+
+    Args:
+        model (nn.Module): In training mode.
+        optim_wrapper (OptimWrapper): Its optimizer.
+        batches (list[dict]): Repeated for as long as it takes.
+        iterations (int): Number of iterations.
+        device (str): Where the model is.
+
+    Returns:
+        tuple[Losses, Timings]: What happened to the loss, and the times.
+    """
+
+    def wait() -> None:
+        if device == 'cuda':
+            torch.cuda.synchronize()
+
+    losses, seconds = [], []
+    for data in islice(cycle(batches), iterations):
+        wait()
+        start = time.perf_counter()
+        log = model.train_step(data, optim_wrapper)
+        wait()
+        seconds.append(time.perf_counter() - start)
+        losses.append(float(log['loss'].detach()))
+    timed = seconds[WARM_UP:]
+    deciles = statistics.quantiles(timed, n=10, method='inclusive')
+    return (
+        Losses(statistics.mean(losses[:ENDS]), statistics.mean(losses[-ENDS:])),
+        Timings(statistics.median(timed), deciles[0], deciles[-1]),
+    )
+
+
+def benchmark(task: str, config: Path, args: argparse.Namespace) -> dict[str, object]:
+    """Train one model.
+
+    Args:
+        task (str): A key of ``TASKS``.
+        config (Path): The config.
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        dict[str, object]: A row of the table.
+    """
+    cuda = args.device == 'cuda'
+    size = tuple(args.size or TASKS[task].size)
+    batch = args.batch or TASKS[task].batch
+    set_random_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    batches = [TASKS[task].samples(batch, size, generator) for _ in range(BATCHES)]
+    model, optim_wrapper = training_model(Config.fromfile(config), size, args.device, args.amp)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    losses, timings = train(model, optim_wrapper, batches, args.iterations, args.device)
+    return dict(
+        model=config.stem,
+        task=task,
+        size=f'{size[0]}x{size[1]}',
+        batch=batch,
+        dtype='float16-amp' if args.amp else 'float32',
+        iterations=args.iterations,
+        loss_first=round(losses.first, 4),
+        loss_last=round(losses.last, 4),
+        sec_per_iter_median=round(timings.median, 5),
+        sec_per_iter_p10=round(timings.p10, 5),
+        sec_per_iter_p90=round(timings.p90, 5),
+        peak_memory_gb=round(torch.cuda.max_memory_allocated() / 1e9, 3) if cuda else '',
+        device=torch.cuda.get_device_name() if cuda else 'cpu',
+        torch=torch.__version__,
+        cuda=torch.version.cuda if cuda else '',
+    )
+
+
+def append_row(path: Path, row: dict[str, object]) -> None:
+    """Add a row to the table, which gets its header with the first one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a', newline='') as file:
+        writer = csv.DictWriter(file, row)
+        if not file.tell():
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--task', choices=TASKS, help='only this one (default: both)')
+    for name, task in TASKS.items():
+        parser.add_argument(f'--{name}-config', type=Path, default=ROOT / task.config)
+    parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda')
+    parser.add_argument('--iterations', type=int, default=30)
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='default: 800 1280 for detection, 512 512 for segmentation',
+    )
+    parser.add_argument(
+        '--batch', type=int, help='default: 2 for detection, 4 for segmentation; there at least 2'
+    )
+    parser.add_argument(
+        '--no-amp', dest='amp', action='store_false', help='float32 instead of mixed precision'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path(os.environ.get('OUT', ROOT / 'benchmarks' / 'results')),
+        help=f'folder of {CSV_NAME} (default: $OUT, or benchmarks/results)',
+    )
+    args = parser.parse_args(argv)
+    if args.iterations < WARM_UP + 2:
+        parser.error(f'--iterations must be at least {WARM_UP + 2}: {WARM_UP} are for warming up')
+    if args.device == 'cpu' and args.amp:
+        parser.error("--device cpu needs --no-amp: mmengine's mixed precision is for GPUs")
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        sys.exit('error: no CUDA device is available to PyTorch')
+    if args.batch == 1 and args.task != 'detection':
+        # The pyramid pooling of UperNet normalises maps of one pixel over the batch.
+        parser.error('--batch 1 is for --task detection only: UperNet trains on 2 or more')
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the benchmarks.
+
+    Args:
+        argv (list[str] | None): Arguments; those of the process where None. Defaults to None.
+    """
+    args = parse(argv)
+    # The optimizer's constructor logs three lines for every parameter of a norm.
+    MMLogger.get_instance('benchmark', log_level='WARNING')
+    for task in [args.task] if args.task else TASKS:
+        row = benchmark(task, getattr(args, f'{task}_config'), args)
+        append_row(args.out / CSV_NAME, row)
+        print(*(f'{key}={value}' for key, value in row.items()), sep='  ')
+        # Written this way, a loss that is not a number fails, too.
+        if not row['loss_last'] < row['loss_first']:
+            sys.exit(f'error: the loss of {task} did not fall')
+
+
+if __name__ == '__main__':
+    main()
