@@ -53,7 +53,7 @@ setup(
             'onedl-mmdetection>=3.5.1',
             'onedl-mmsegmentation>=1.4.2',
         ],
-        'test': ['pytest', 'ruff'],
+        'test': ['pytest', 'ruff', 'setuptools', 'wheel'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

@@ -1,0 +1,61 @@
+"""The Python that the README and the guides show runs as it stands."""
+
+import re
+import shutil
+
+import pytest
+from mmengine.config import Config
+from support import ROOT
+
+from mambaout_mm.comparison.complexity import build_model
+from mambaout_mm.training import checks
+
+
+def python_blocks(path):
+    return re.findall(r'```python\n(.*?)```', path.read_text(), flags=re.S)
+
+
+def test_readme_config_builds(tmp_path):
+    config, _ = python_blocks(ROOT / 'README.md')
+    (tmp_path / 'my_config.py').write_text(config)
+    cfg = Config.fromfile(tmp_path / 'my_config.py')
+    assert cfg.model.backbone.init_cfg.checkpoint == 'mambaout://tiny'
+    model = build_model(cfg)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(43.13, abs=0.01)
+
+
+def test_readme_python_runs(capsys):
+    _, code = python_blocks(ROOT / 'README.md')
+    exec(compile(code, 'README.md', 'exec'), {})
+    assert '(192, 384, 576) (8, 16, 32)' in capsys.readouterr().out
+
+
+def test_readme_tables_have_our_parameters():
+    rows = re.findall(r'^\| `(\w+)` \| ([\d.]+)', (ROOT / 'README.md').read_text(), flags=re.M)
+    paths = {p.stem: p for p in ROOT.glob('configs/*/*.py')}
+    assert {name for name, _ in rows} == {name for name in paths if not name.endswith('_3x')}
+    for name, millions in rows:
+        model = build_model(Config.fromfile(paths[name]))
+        assert float(millions) == round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+
+
+@pytest.mark.parametrize('small', [False, True], ids=['as shown', 'with the small settings'])
+@pytest.mark.parametrize(
+    ('name', 'folder', 'classes'), [('my_fruit', 'detection', 3), ('my_camvid', 'segmentation', 11)]
+)
+def test_custom_data_configs_build(name, folder, classes, small, tmp_path):
+    detection, segmentation, small_detection, small_segmentation = python_blocks(
+        ROOT / 'docs' / 'custom_data.md'
+    )
+    text = detection if folder == 'detection' else segmentation
+    if small:
+        text += small_detection if folder == 'detection' else small_segmentation
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    path = tmp_path / 'configs' / folder / f'{name}.py'
+    path.write_text(text)
+    cfg = checks.load_config(str(path))
+    checks.check_num_classes(cfg)
+    assert len(cfg.train_dataloader.dataset.metainfo.classes) == classes
+    assert cfg.test_dataloader.dataset.metainfo == cfg.train_dataloader.dataset.metainfo
+    assert cfg.model.backbone.arch == ('femto' if small else 'tiny')
+    build_model(cfg)

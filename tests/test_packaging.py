@@ -1,0 +1,41 @@
+"""The wheel, and what the import says where OpenMMLab is absent."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from support import CONFIGS, ROOT
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_configs_and_tools(tmp_path):
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q']
+    subprocess.run([*command, '-w', tmp_path, ROOT], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob('mambaout_mm-*-py3-none-any.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = [n for n in names if n.endswith('METADATA')]
+        text = archive.read(metadata).decode()
+    for path in CONFIGS:
+        assert f'mambaout_mm/.mim/{path.relative_to(ROOT)}' in names
+    for name in ('model-index.yml', 'tools/train.py', 'tools/dist_train.sh'):
+        assert f'mambaout_mm/.mim/{name}' in names
+    assert 'mambaout_mm/compat/mmcv_ops.py' in names
+    assert not [n for n in names if n.startswith('tests')]
+    required = [
+        line
+        for line in text.splitlines()
+        if line.startswith('Requires-Dist') and 'extra' not in line
+    ]
+    assert not [line for line in required if 'mm' in line.split(':')[1].split(';')[0]]
+
+
+def test_without_mmengine_the_import_says_what_to_install():
+    code = (
+        'import sys; sys.modules["mmengine"] = None\n'
+        'try:\n    import mambaout_mm\n'
+        'except ImportError as error:\n    print(error)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert 'pip install "mambaout-mm[mm]"' in done.stdout, done.stderr
