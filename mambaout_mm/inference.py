@@ -75,14 +75,15 @@ def infer(
             )[0].cpu()
         overlay = Path(out_dir) / 'overlays' / f'{names[picture]}.png'
         prediction = Path(out_dir) / 'predictions' / f'{names[picture]}.json'
-        options: dict[str, Any] = dict(draw_gt=False, show=False)
+        partial = _partial(overlay)
+        options: dict[str, Any] = dict(draw_gt=False, out_file=str(partial))
         if 'pred_instances' in sample:
             options['pred_score_thr'] = score_thr
             content = _objects(sample, model.dataset_meta['classes'], score_thr)
         else:
             content = _segments(sample, model.dataset_meta['classes'], prediction)
         visualizer.add_datasample('', cv2.cvtColor(image, cv2.COLOR_BGR2RGB), sample, **options)
-        _write_image(overlay, cv2.cvtColor(visualizer.get_image(), cv2.COLOR_RGB2BGR))
+        partial.rename(overlay)
         _write_text(prediction, json.dumps(dict(image=str(picture), **content), indent=1))
         overlays.append(overlay)
     if unreadable:
@@ -190,15 +191,19 @@ def _names(pictures: list[Path]) -> dict[Path, str]:
     return {p: '_'.join(p.absolute().relative_to(root).parts) for p in pictures}
 
 
-def _write_image(path: Path, image: np.ndarray) -> None:
+def _partial(path: Path) -> Path:
+    """A name beside ``path``, of the same type, to write to before renaming."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.stem}.partial.png')
+    return path.with_name(f'.partial-{path.name}')
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    partial = _partial(path)
     cv2.imwrite(str(partial), image)
     partial.rename(path)
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
+    partial = _partial(path)
     partial.write_text(text)
     partial.rename(path)

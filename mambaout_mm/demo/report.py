@@ -59,18 +59,17 @@ def draw_picture(runner: Runner, path: Path) -> Path:
     """Draw truth and prediction of the first held-out images side by side, one above the other."""
     runner.model.eval()
     dataset = runner.val_dataloader.dataset
+    partial = path.with_suffix('.partial.png')
     rows = []
     for i in range(min(PICTURES, len(dataset))):
         batch = runner.val_dataloader.collate_fn([dataset[i]])
         with torch.no_grad():
             sample = runner.model.val_step(batch)[0]
         image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
-        options = dict(show=False, draw_gt=True, draw_pred=True)
+        options = dict(draw_gt=True, draw_pred=True, out_file=str(partial))
         if runner.cfg.default_scope == 'mmdet':
             options['pred_score_thr'] = SCORE_THRESHOLD
         runner.visualizer.add_datasample('demo', image, sample.cpu(), **options)
-        rows.append(runner.visualizer.get_image())
-    canvas = cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR)
-    partial = path.with_suffix('.partial.png')
-    cv2.imwrite(str(partial), canvas)
+        rows.append(cv2.imread(str(partial)))
+    cv2.imwrite(str(partial), np.concatenate(rows))
     return partial.rename(path)
