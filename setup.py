@@ -15,12 +15,14 @@ class BuildWithMim(build_py):
     """Copy configs, tools and model-index.yml to mambaout_mm/.mim of the wheel, for `mim`."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:
+            super().run()
             return
-        mim = Path(self.build_lib) / 'mambaout_mm' / '.mim'
-        shutil.rmtree(mim, ignore_errors=True)
-        mim.mkdir(parents=True)
+        package = Path(self.build_lib) / 'mambaout_mm'
+        shutil.rmtree(package, ignore_errors=True)  # modules of an earlier build
+        super().run()
+        mim = package / '.mim'
+        mim.mkdir()
         for folder in ('configs', 'tools'):
             shutil.copytree(
                 ROOT / folder, mim / folder, ignore=shutil.ignore_patterns('__pycache__')

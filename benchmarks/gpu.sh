@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests that need a GPU, the backbone's tests, and training timings, on a machine that has
+# The test suite, the demo in mixed precision, and training timings, on a machine that has
 # Python, PyTorch with CUDA and torchvision; nothing is downloaded. See benchmarks/README.md.
 #
 #   benchmarks/gpu.sh [arguments of gpu_train.py, such as --iterations 100]
@@ -50,8 +50,10 @@ fi
 # A table of this run alone.
 rm -f "$OUT/gpu_train.csv"
 
-step 'tests that need a GPU' python3 -m pytest -p no:cacheprovider -m cuda
-step 'tests of the backbone' python3 -m pytest -p no:cacheprovider tests/backbones
+# All of it, not only what is marked cuda: runs in the tests take the GPU where there is one.
+step 'test suite' python3 -m pytest -p no:cacheprovider
+step 'demo, mixed precision' python3 tools/train.py \
+    configs/detection/maskrcnn_mambaout_t.py --demo --amp --work-dir "$OUT/demo"
 # A process for each, so that memory and a CUDA error of one do not reach the other.
 step 'train detection' python3 benchmarks/gpu_train.py --task detection "$@"
 step 'train segmentation' python3 benchmarks/gpu_train.py --task segmentation "$@"

@@ -13,13 +13,14 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from rich.progress import track
 from torch import nn
 
 from mambaout_mm.checkpoints import CheckpointError, read_checkpoint
 from mambaout_mm.errors import UserError
 from mambaout_mm.training.checks import check_fits, load_config
+from mambaout_mm.training.options import registered
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -43,7 +44,8 @@ def infer(
     Args:
         inputs (list[str]): Pictures, folders and glob patterns.
         checkpoint (str): Path or URL of a checkpoint that MMEngine's Runner saved.
-        config (str, optional): The config. Defaults to the one inside the checkpoint.
+        config (str, optional): The config. Defaults to the one inside the checkpoint, which is
+            Python and is executed: name a config for checkpoints that you do not trust.
         out_dir (str): Defaults to 'outputs'.
         device (str, optional): As for ``torch.device``. Defaults to the accelerator, if any.
         score_thr (float): Objects of lower score are left out. Defaults to 0.3.
@@ -55,7 +57,8 @@ def infer(
         UserError: If no picture is found, the checkpoint does not fit, or a picture cannot be read
             (after all others are done).
     """
-    pictures = find_pictures(inputs)
+    results = Path(out_dir).absolute()
+    pictures = [p for p in find_pictures(inputs) if results not in p.absolute().parents]
     model, cfg = load_model(checkpoint, config, device or get_device())
     pipeline = Compose(
         [t for t in cfg.test_dataloader.dataset.pipeline if t['type'] != 'LoadAnnotations']
@@ -83,7 +86,7 @@ def infer(
         else:
             content = _segments(sample, model.dataset_meta['classes'], prediction)
         visualizer.add_datasample('', cv2.cvtColor(image, cv2.COLOR_BGR2RGB), sample, **options)
-        partial.rename(overlay)
+        partial.replace(overlay)
         _write_text(prediction, json.dumps(dict(image=str(picture), **content), indent=1))
         overlays.append(overlay)
     if unreadable:
@@ -127,24 +130,27 @@ def load_model(checkpoint: str, config: str | None, device: str) -> tuple[nn.Mod
     Raises:
         UserError: If the checkpoint has no config inside and none is given, or does not fit.
     """
-    content = read_checkpoint(checkpoint)
-    meta = content.get('meta') or {}
+    meta = read_checkpoint(checkpoint).get('meta')
+    meta = meta if isinstance(meta, dict) else {}
     if config is not None:
         cfg = load_config(config)
-    elif isinstance(meta, dict) and 'cfg' in meta:
+    elif 'cfg' in meta:
         cfg = Config.fromstring(meta['cfg'], '.py')
     else:
         raise CheckpointError(f'{checkpoint!r} has no config inside; name it with --config')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     cfg.model.backbone.init_cfg = None  # the checkpoint brings the weights
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    check_fits(model, checkpoint, whole=True)
-    model.load_state_dict(content['state_dict'])
-    dataset_meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    if not dataset_meta:
-        raise CheckpointError(f'{checkpoint!r} does not say which classes it was trained on')
-    model.dataset_meta = dataset_meta
+    model.load_state_dict(check_fits(model, checkpoint))
+    model.dataset_meta = meta.get('dataset_meta') or _config_meta(cfg)
     return model.to(device).eval(), cfg
+
+
+def _config_meta(cfg: Config) -> dict[str, Any]:
+    """Classes and palette of the config's test data, for a checkpoint that does not name them."""
+    dataset = cfg.test_dataloader.dataset
+    cls = registered(DATASETS, dataset.type)
+    return {**cls.METAINFO, **(dataset.get('metainfo') or {})}
 
 
 def _objects(sample: Any, classes: list[str], score_thr: float) -> dict[str, Any]:
@@ -200,10 +206,10 @@ def _partial(path: Path) -> Path:
 def _write_image(path: Path, image: np.ndarray) -> None:
     partial = _partial(path)
     cv2.imwrite(str(partial), image)
-    partial.rename(path)
+    partial.replace(path)
 
 
 def _write_text(path: Path, text: str) -> None:
     partial = _partial(path)
     partial.write_text(text)
-    partial.rename(path)
+    partial.replace(path)

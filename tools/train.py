@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = vars(parser.parse_args())
     local_rank = args.pop('local_rank')
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    os.environ.setdefault(
+        'LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(local_rank))
+    )
     with exit_on_user_error():
         train(**args)
 

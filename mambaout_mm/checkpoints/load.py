@@ -43,7 +43,7 @@ def load_backbone_weights(
     try:
         state_dict, wrapper = unwrap(read_checkpoint(checkpoint))
         state_dict = backbone.convert_checkpoint(select(state_dict, prefix))
-        fresh = _check(backbone, state_dict)
+        fresh = check_backbone(backbone, state_dict)
     except CheckpointError as error:
         name = type(backbone).__name__
         raise CheckpointError(f'{name} cannot start from {checkpoint!r}: {error}') from error
@@ -94,8 +94,15 @@ def select(state_dict: dict[str, Tensor], prefix: str | None = None) -> dict[str
     return found or state_dict
 
 
-def _check(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -> list[str]:
-    """Names of the output norms that the file lacks; raises for any other difference."""
+def check_backbone(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -> list[str]:
+    """See that a converted state dict has every parameter of a backbone.
+
+    Returns:
+        list[str]: The output norms that it lacks.
+
+    Raises:
+        CheckpointError: If anything else is missing, unexpected, or of another shape.
+    """
     own = backbone.state_dict()
     missing = [name for name in own if name not in state_dict]
     fresh = [name for name in missing if _is_output_norm(name)]

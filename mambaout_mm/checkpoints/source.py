@@ -1,6 +1,9 @@
 """From a path, a URL or a catalogue name to the tensors in the file."""
 
+import hashlib
 import os
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,8 @@ import numpy as np
 import safetensors.torch
 import timm
 import torch
-from mmengine.dist import barrier, get_local_rank
+from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
-from timm.models import is_model
 from torch import Tensor
 
 from mambaout_mm.errors import near_names
@@ -30,18 +32,26 @@ def _statistics_method(owner: type, name: str) -> Any:
     return getattr(owner, name)
 
 
-_core = np._core if hasattr(np, '_core') else np.core
+_multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
 
-# What a checkpoint of MMEngine's Runner holds besides tensors: the logged scalars' history.
-_RUNNER_GLOBALS = [
-    HistoryBuffer,
-    (_statistics_method, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
-    _core.multiarray._reconstruct,
-    _core.multiarray.scalar,
-    *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64, np.uint32)},
-]
+# What a checkpoint of MMEngine's Runner holds besides tensors: the logged scalars' history. NumPy 2
+# renamed the module that NumPy 1 wrote into its files. Registered for the whole process, since
+# upstream MMEngine 0.10.7 leaves torch.load's weights_only at its default, which is True by now.
+torch.serialization.add_safe_globals(
+    [
+        HistoryBuffer,
+        (_statistics_method, 'builtins.getattr'),
+        slice,
+        np.ndarray,
+        np.dtype,
+        *(
+            (getattr(_multiarray, function), f'{module}.multiarray.{function}')
+            for function in ('_reconstruct', 'scalar')
+            for module in ('numpy.core', 'numpy._core')
+        ),
+        *(type(np.dtype(code)) for code in np.typecodes['All'] if code not in 'MmO'),
+    ]
+)
 
 
 def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
@@ -73,9 +83,9 @@ def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
 
 def _from_timm(checkpoint: str) -> dict[str, Tensor]:
     name = checkpoint.removeprefix(TIMM_SCHEME)
-    known = timm.list_models('mambaout_*', pretrained=True)
-    if not is_model(name):
-        raise CheckpointError(f'timm has no model {name!r}; {near_names(name, known)}')
+    known = timm.list_models(pretrained=True)
+    if name not in known and name not in {tagged.split('.')[0] for tagged in known}:
+        raise CheckpointError(f'timm has no weights {name!r}; {near_names(name, known)}')
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub's client raises many types for one cause
@@ -95,19 +105,27 @@ def _download(checkpoint: str) -> Path:
             f'{SCHEME}tiny or {TIMM_SCHEME}mambaout_tiny.in1k is expected'
         )
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    path = folder / os.path.basename(parts.path)
-    # One process of each machine downloads; hub writes to a temporary file and renames it.
-    if get_local_rank() == 0 and not path.exists():
+    name = os.path.basename(parts.path)
+    if url == checkpoint:  # not from the catalogue: many addresses end in model.safetensors
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
+    path = folder / name
+    # One process of each machine downloads; hub writes to a temporary file and renames it. The
+    # others wait, whatever becomes of it.
+    failure: OSError | None = None
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0 and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path))
         except OSError as error:
-            raise CheckpointError(
-                f'could not download the pretrained weights {url}: {_first_line(error)}. Without a '
-                f'network, put the file at {path}, or give its path as checkpoint; to train from '
-                'random weights on purpose, set init_cfg=None'
-            ) from error
+            failure = error
     barrier()
+    if not path.exists():
+        reason = _first_line(failure) if failure else 'see the process with LOCAL_RANK 0'
+        raise CheckpointError(
+            f'could not download the pretrained weights {url}: {reason}. Without a network, put '
+            f'the file at {path}, or give its path as checkpoint; to train from random weights on '
+            'purpose, set init_cfg=None'
+        ) from failure
     return path
 
 
@@ -115,20 +133,31 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals(_RUNNER_GLOBALS):
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # zip, pickle and safetensors each raise their own types
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if unsafe is None:
+            raise _unreadable(path, error) from error
         raise CheckpointError(
-            f'{path} cannot be read as a checkpoint ({path.stat().st_size:,} bytes): '
-            f'{_first_line(error)}. It may be truncated or not a PyTorch file; delete it and fetch '
-            'it again'
+            f'{path} holds more than weights ({unsafe.group(1)}), which is not loaded, because '
+            'reading it could execute code. Save the state dict alone with '
+            'torch.save(model.state_dict(), path)'
         ) from error
+    except Exception as error:  # zip, pickle and safetensors each raise their own types
+        raise _unreadable(path, error) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f'{path} holds a {type(content).__name__}, not a state dict; save the model with '
             'torch.save(model.state_dict(), path)'
         )
     return content
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f'{path} cannot be read as a checkpoint ({path.stat().st_size:,} bytes): '
+        f'{_first_line(error)}. It may be truncated or not a PyTorch file'
+    )
 
 
 def _first_line(error: Exception) -> str:

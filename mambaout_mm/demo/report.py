@@ -56,11 +56,11 @@ def score_table(runner: Runner) -> Table:
 
 
 def draw_picture(runner: Runner, path: Path) -> Path:
-    """Draw truth and prediction of the first held-out images side by side, one above the other."""
+    """Draw truth beside prediction for the first held-out images, two such pairs to a row."""
     runner.model.eval()
     dataset = runner.val_dataloader.dataset
     partial = path.with_suffix('.partial.png')
-    rows = []
+    pairs = []
     for i in range(min(PICTURES, len(dataset))):
         batch = runner.val_dataloader.collate_fn([dataset[i]])
         with torch.no_grad():
@@ -70,6 +70,8 @@ def draw_picture(runner: Runner, path: Path) -> Path:
         if runner.cfg.default_scope == 'mmdet':
             options['pred_score_thr'] = SCORE_THRESHOLD
         runner.visualizer.add_datasample('demo', image, sample.cpu(), **options)
-        rows.append(cv2.imread(str(partial)))
-    cv2.imwrite(str(partial), np.concatenate(rows))
-    return partial.rename(path)
+        pairs.append(cv2.imread(str(partial)))
+    columns = min(2, len(pairs))
+    rows = [pairs[k : k + columns] for k in range(0, len(pairs) - columns + 1, columns)]
+    cv2.imwrite(str(partial), np.concatenate([np.concatenate(row, axis=1) for row in rows]))
+    return partial.replace(path)

@@ -24,7 +24,8 @@ def apply_demo(cfg: Config, folder: Path) -> None:
     random initial weights in place of pretrained ones, which would need a network.
 
     Args:
-        cfg (Config): A detection (mmdet) or segmentation (mmseg) config.
+        cfg (Config): A detection (mmdet) or segmentation (mmseg) config of this project, or one
+            built on those.
         folder (Path): Where the data set is drawn.
     """
     root = shapes.write_shapes(folder, SIZE)
@@ -33,8 +34,9 @@ def apply_demo(cfg: Config, folder: Path) -> None:
     for node in _dicts(cfg.model):
         if 'num_classes' in node:
             node['num_classes'] = num_classes
-    cfg.model.backbone.init_cfg = None
-    cfg.model.backbone.drop_path_rate = 0.0
+    cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0, frozen_stages=-1)
+    cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
+    cfg.optim_wrapper.accumulative_counts = 1
     if detection:
         _few_rois(cfg.model)
         _detection_data(cfg, root)
@@ -94,7 +96,11 @@ def _detection_data(cfg: Config, root: Path) -> None:
         )
     cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
     cfg.train_dataloader.batch_sampler = None
-    cfg.val_evaluator.ann_file = str(root / 'annotations' / 'instances_val.json')
+    cfg.val_evaluator = dict(
+        type='CocoMetric',
+        ann_file=str(root / 'annotations' / 'instances_val.json'),
+        metric=['bbox', 'segm'] if masks else ['bbox'],
+    )
 
 
 def _segmentation_data(cfg: Config, root: Path) -> None:
@@ -113,6 +119,7 @@ def _segmentation_data(cfg: Config, root: Path) -> None:
             seg_map_suffix='.png',
             pipeline=pipelines[split],
         )
+    cfg.val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 
 
 def _short_schedule(cfg: Config) -> None:

@@ -1,6 +1,6 @@
 """The embedded data set: bright circles, squares and triangles on grey textured ground.
 
-Drawn from a seed, so that nothing is downloaded and every machine gets the same pixels. One folder
+Drawn from a seed, so that nothing is downloaded and every machine gets the same shapes. One folder
 serves detection (COCO instances) and segmentation (ADE-style label maps):
 
     images/{train,val}/0000.png
@@ -9,12 +9,11 @@ serves detection (COCO instances) and segmentation (ADE-style label maps):
 """
 
 import json
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 CLASSES = ('circle', 'square', 'triangle')
 PALETTE = [(220, 20, 60), (0, 130, 220), (250, 170, 30)]
@@ -22,7 +21,11 @@ SEG_CLASSES = ('background', *CLASSES)
 SEG_PALETTE = [(40, 40, 40), *PALETTE]
 
 SPLITS = {'train': 400, 'val': 40}
+# Part of the folder's name: raise it with any change to the drawings.
+VERSION = 1
 MAX_OBJECTS = 5
+# A shape that would leave less of an older one is not drawn.
+MIN_VISIBLE = 0.6
 
 
 def write_shapes(folder: Path, size: int) -> Path:
@@ -35,14 +38,20 @@ def write_shapes(folder: Path, size: int) -> Path:
     Returns:
         Path: The data set's folder. It appears only when it is complete.
     """
-    root = folder / f'shapes_{size}'
+    root = folder / f'shapes{VERSION}_{size}'
     if root.exists():
         return root
-    unfinished = folder / f'.shapes_{size}.unfinished'
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for split, count in SPLITS.items():
-        _write_split(unfinished, split, count, size)
-    unfinished.rename(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Several processes may come here at once; each draws its own, and the first one's stays.
+    with TemporaryDirectory(dir=folder, prefix='.unfinished-') as unfinished:
+        drawn = Path(unfinished) / root.name
+        for split, count in SPLITS.items():
+            _write_split(drawn, split, count, size)
+        try:
+            drawn.rename(root)
+        except OSError:
+            if not root.exists():
+                raise
     return root
 
 
@@ -76,24 +85,28 @@ def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[np.ndarr
         size (int): Side of the square image in pixels.
 
     Returns:
-        tuple: The image, (size, size, 3) uint8 BGR; one boolean mask (size, size) for each visible
+        tuple: The image, (size, size, 3) uint8 BGR; one boolean mask (size, size) for each
         instance, hidden parts taken out; their class indices.
     """
     coarse = rng.integers(40, 130, (4, 4, 1)) + rng.integers(-15, 16, (4, 4, 3))
     ground = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     image = np.clip(ground + rng.normal(0, 12, ground.shape), 0, 255).astype(np.uint8)
     masks: list[np.ndarray] = []
+    areas: list[int] = []
     labels: list[int] = []
     for _ in range(rng.integers(2, MAX_OBJECTS + 1)):
         label = int(rng.integers(len(CLASSES)))
         mask = _shape(rng, label, size)
         hue = np.uint8([[[rng.integers(180), rng.integers(130, 256), rng.integers(150, 256)]]])
         color = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0]
+        left = [older & ~mask for older in masks]
+        if any(o.sum() < MIN_VISIBLE * area for o, area in zip(left, areas, strict=True)):
+            continue
         image[mask] = np.clip(color + rng.normal(0, 8, (int(mask.sum()), 3)), 0, 255)
-        masks = [older & ~mask for older in masks] + [mask]
+        masks = [*left, mask]
+        areas.append(int(mask.sum()))
         labels.append(label)
-    visible = [k for k, mask in enumerate(masks) if mask.sum() >= 0.01 * size**2]
-    return image, [masks[k] for k in visible], [labels[k] for k in visible]
+    return image, masks, labels
 
 
 def _shape(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
@@ -112,6 +125,8 @@ def _shape(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
 
 
 def _annotation(id_: int, image_id: int, mask: np.ndarray, label: int) -> dict:
+    from pycocotools import mask as coco_mask  # comes with mmdet; mmseg alone does without
+
     # Run lengths rather than polygons: exact where one shape cuts another to pieces.
     segmentation = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     segmentation['counts'] = segmentation['counts'].decode()

@@ -1,53 +1,28 @@
-"""What can be said about a config before an hour is lost: data, options, checkpoints, device."""
+"""What can be said about a config before an hour is lost: data, classes, checkpoints, device."""
 
-import inspect
 import json
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    HOOKS,
-    LOG_PROCESSORS,
-    LOOPS,
-    METRICS,
-    MODELS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    VISUALIZERS,
-    Registry,
-    init_default_scope,
-)
-from mmengine.runner import Runner
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
-from mambaout_mm.checkpoints import CheckpointError, read_checkpoint
-from mambaout_mm.checkpoints.load import unwrap
+from mambaout_mm.backbones import PyramidBackbone
+from mambaout_mm.checkpoints import CheckpointError, check_backbone, read_checkpoint
+from mambaout_mm.checkpoints.load import select, unwrap
 from mambaout_mm.errors import UserError, near_names
+
+from .options import registered
 
 # Reading COCO's 450 MB of training annotations twice would cost half a minute before each run.
 LARGE_ANNOTATIONS = 100_000_000
 
-# Where the `type` of a dict in a config may be registered.
-REGISTRIES = (
-    MODELS,
-    DATASETS,
-    HOOKS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    LOOPS,
-    METRICS,
-    VISUALIZERS,
-    DATA_SAMPLERS,
-    LOG_PROCESSORS,
-)
+# Heads that predict the data set's classes, one for each.
+HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def load_config(path: str) -> Config:
@@ -69,78 +44,6 @@ def load_config(path: str) -> Config:
         raise UserError(f'{path} cannot be read as a config: {error}') from error
 
 
-def merge_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Apply ``--cfg-options`` in place, refusing keys that nothing would read.
-
-    A key must exist in the config, or be an argument of the class that its dict builds
-    (``model.backbone.with_cp=True``), or of MMEngine's Runner.
-
-    Raises:
-        UserError: If a key is none of these; the message names near ones.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    for dotted in options:
-        _check_key(cfg, dotted)
-    try:
-        cfg.merge_from_dict(options)
-    except (TypeError, KeyError, IndexError) as error:
-        raise UserError(f'--cfg-options cannot be merged into the config: {error}') from error
-
-
-def _check_key(cfg: Config, dotted: str) -> None:
-    node: Any = cfg._cfg_dict
-    parts = dotted.split('.')
-    for depth, part in enumerate(parts):
-        where = '.'.join(parts[:depth])
-        if isinstance(node, list | tuple):
-            if not part.isdigit() or int(part) >= len(node):
-                raise UserError(
-                    f'--cfg-options {dotted}: {where} is a list of {len(node)}; its items are '
-                    f'{where}.0 to {where}.{len(node) - 1}'
-                )
-            node = node[int(part)]
-            continue
-        if not isinstance(node, dict):
-            raise UserError(f'--cfg-options {dotted}: {where} is {node!r} and has no {part!r}')
-        if part in node:
-            node = node[part]
-            continue
-        arguments, any_keyword = _arguments_of(node, top_level=depth == 0)
-        if part in arguments or (any_keyword and not get_close_matches(part, node, cutoff=0.75)):
-            return
-        known = [f'{where}.{k}' if where else k for k in {*node, *arguments}]
-        wrong = '.'.join(parts[: depth + 1])
-        raise UserError(
-            f'--cfg-options {dotted}: nothing reads {wrong!r}; {near_names(wrong, known)}'
-        )
-
-
-def _arguments_of(node: dict, top_level: bool) -> tuple[list[str], bool]:
-    """Arguments of what a dict builds, and whether other keywords may be meant too."""
-    if top_level:
-        return list(inspect.signature(Runner.__init__).parameters)[1:], False
-    built = node.get('type')
-    if isinstance(built, str):
-        built = next(filter(None, (registered(registry, built) for registry in REGISTRIES)), None)
-    if not inspect.isclass(built):
-        return [], True
-    names: list[str] = []
-    for cls in built.__mro__[:-1]:
-        if '__init__' not in vars(cls):
-            continue
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        names += [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-            return names, False  # what this class does not name, no base will see
-    return names, True
-
-
-def registered(registry: Registry, name: str) -> Any:
-    """What ``name`` means in the default scope; None if nothing."""
-    with registry.switch_scope_and_registry(None) as scoped:
-        return scoped.get(name)
-
-
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """See that the annotation files and image folders of a config are there and fit it.
 
@@ -153,37 +56,50 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             none of the config's classes.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    missing: list[Path] = []
+    paths: list[Path | None] = []
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        for dataset in _datasets(loader.dataset if loader else None):
-            missing += [p for p in _paths(dataset) if not p.exists() and p not in missing]
-        evaluator = cfg.get(f'{split}_evaluator') or {}
+        for dataset in _datasets(cfg.get(f'{split}_dataloader')):
+            root = dataset.get('data_root')
+            paths.append(local_path(root, dataset.get('ann_file')))
+            prefixes = dict(dataset.get('data_prefix') or {}).values()
+            paths += [local_path(root, prefix) for prefix in prefixes]
+        evaluator = cfg.get(f'{split}_evaluator') or []
         for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator]:
-            ann_file = metric.get('ann_file')
-            if ann_file and not Path(ann_file).exists() and Path(ann_file) not in missing:
-                missing.append(Path(ann_file))
+            paths.append(local_path(None, metric.get('ann_file')))
+    missing = list(dict.fromkeys(path for path in paths if path and not path.exists()))
     if missing:
-        raise UserError(_missing_data_message(cfg, missing))
+        raise UserError(_missing_data_message(missing, demo='train' in splits))
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        for dataset in _datasets(loader.dataset if loader else None):
-            check_classes(dataset)
+        check_split_classes(cfg, split)
 
 
-def _missing_data_message(cfg: Config, missing: list[Path]) -> str:
+def check_split_classes(cfg: Config, split: str, always: bool = False) -> None:
+    """:func:`check_classes` for each data set of a split."""
+    for dataset in _datasets(cfg.get(f'{split}_dataloader')):
+        check_classes(dataset, always)
+
+
+def local_path(root: str | None, name: str | None) -> Path | None:
+    """``name`` below ``root`` as MMEngine joins them; None without one, or if it is not local."""
+    if not name or '://' in name:
+        return None
+    if root and not Path(name).is_absolute():
+        return None if '://' in root else Path(root) / name
+    return Path(name)
+
+
+def _missing_data_message(missing: list[Path], demo: bool) -> str:
     lines = '\n'.join(f'  {path.absolute()}' for path in missing)
-    known = {'data/coco': 'coco', 'data/ade': 'ade20k'}
-    name = next((n for root, n in known.items() if str(missing[0]).startswith(root)), None)
-    fetch = (
+    known = {('data', 'coco'): 'coco', ('data', 'ade'): 'ade20k'}
+    name = known.get(missing[0].parts[:2])
+    ways = [
         f'download it with `python tools/prepare_data.py {name}`'
         if name
         else 'put the files there, or change data_root, ann_file and data_prefix in the config'
-    )
-    return (
-        f'the data set is not there; looked for\n{lines}\n'
-        f'Two ways on: {fetch}; or run the same config on an embedded data set with `--demo`'
-    )
+    ]
+    if demo:
+        ways.append('or run the same config on an embedded data set with `--demo`')
+    return f'the data set is not there; looked for\n{lines}\nTo go on: {"; ".join(ways)}'
 
 
 def _datasets(node: Any) -> Iterator[dict]:
@@ -195,12 +111,6 @@ def _datasets(node: Any) -> Iterator[dict]:
     if isinstance(node, list | tuple):
         for child in node:
             yield from _datasets(child)
-
-
-def _paths(dataset: dict) -> list[Path]:
-    root = Path(dataset.get('data_root') or '')
-    names = [dataset.get('ann_file'), *dict(dataset.get('data_prefix') or {}).values()]
-    return [root / name for name in names if name]
 
 
 def check_classes(dataset: dict, always: bool = False) -> None:
@@ -217,14 +127,15 @@ def check_classes(dataset: dict, always: bool = False) -> None:
         UserError: If classes are missing from the file.
     """
     cls = registered(DATASETS, dataset['type'])
-    path = Path(dataset.get('data_root') or '') / (dataset.get('ann_file') or '')
-    if path.suffix != '.json' or cls is None or not hasattr(cls, 'COCOAPI'):
+    path = local_path(dataset.get('data_root'), dataset.get('ann_file'))
+    if path is None or path.suffix != '.json' or not hasattr(cls, 'COCOAPI'):
         return
     if path.stat().st_size > LARGE_ANNOTATIONS and not always:
         return
-    metainfo = {**cls.METAINFO, **(dataset.get('metainfo') or {})}
-    wanted = metainfo.get('classes') or ()
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    wanted = {**cls.METAINFO, **(dataset.get('metainfo') or {})}.get('classes') or ()
+    if isinstance(wanted, str):  # to MMEngine a file with a class on each line, or one class
+        wanted = Path(wanted).read_text().split('\n') if Path(wanted).is_file() else [wanted]
+        wanted = [name.strip() for name in wanted if name.strip()]
     try:
         content = json.loads(path.read_text())
         found = [category['name'] for category in content['categories']]
@@ -248,69 +159,78 @@ def _some(names: list[str]) -> str:
 def check_num_classes(cfg: Config) -> None:
     """See that heads predict as many classes as the data set's config names.
 
+    Only the heads of this project's kinds of models are looked at: a panoptic model's semantic
+    head, for one, has its own number.
+
     Raises:
         UserError: If a head's ``num_classes`` differs.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    loader = cfg.get('train_dataloader') or cfg.get('test_dataloader')
-    dataset = next(_datasets(loader.dataset if loader else None), None)
+    dataset = next(_datasets(cfg.get('train_dataloader')), None)
     cls = registered(DATASETS, dataset['type']) if dataset else None
-    if cls is None:
+    if cls is None or cls.__name__ == 'CocoPanopticDataset':
         return
     classes = {**cls.METAINFO, **(dataset.get('metainfo') or {})}.get('classes')
     if not classes or isinstance(classes, str):
         return
-
-    def heads(node: Any, path: str) -> Iterator[tuple[str, int]]:
-        if isinstance(node, dict):
-            if isinstance(node.get('num_classes'), int):
-                yield path, node['num_classes']
-            for key, child in node.items():
-                yield from heads(child, f'{path}.{key}')
-        elif isinstance(node, list | tuple):
-            for k, child in enumerate(node):
-                yield from heads(child, f'{path}.{k}')
-
-    for path, count in heads(cfg.model, 'model'):
-        if count != len(classes):
+    for path, head in _heads(cfg.model, 'model'):
+        if head.get('num_classes', len(classes)) != len(classes):
             raise UserError(
-                f'{path}.num_classes is {count}, but the data set has {len(classes)} classes '
-                f'({_some(list(classes))}); set it to {len(classes)}'
+                f'{path}.num_classes is {head["num_classes"]}, but the data set has '
+                f'{len(classes)} classes ({_some(list(classes))}); set it to {len(classes)}'
             )
+
+
+def _heads(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+    if isinstance(node, list | tuple):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
+        return
+    for key, child in node.items():
+        name = path.split('.')[-1] if isinstance(key, int) else key
+        if name in HEADS and isinstance(child, dict):
+            yield f'{path}.{key}', child
+        yield from _heads(child, f'{path}.{key}')
 
 
 def check_amp() -> None:
     """See that the device can train in mixed precision.
 
     Raises:
-        UserError: On a CPU.
+        UserError: On a CPU, and on Apple's GPUs, for which MMEngine has no mixed precision.
     """
-    if get_device() == 'cpu':
+    device = get_device()
+    if device in ('cpu', 'mps'):
         raise UserError(
-            '--amp needs an accelerator, and PyTorch sees only the CPU here; leave --amp out, or '
+            f'--amp needs an accelerator, and PyTorch has only {device} here; leave --amp out, or '
             'run on a machine whose torch.cuda.is_available() is True'
         )
 
 
-def check_fits(model: nn.Module, checkpoint: str, whole: bool) -> None:
-    """See that a checkpoint of a detector or segmentor belongs to this model.
+def bare_model(model: nn.Module) -> nn.Module:
+    """A model without what distributed training or test-time augmentation wraps around it."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def check_fits(model: nn.Module, checkpoint: str) -> dict[str, Any]:
+    """See that a checkpoint holds exactly this model, as for testing and resuming.
 
     MMEngine's loader logs what does not fit and goes on with random weights in its place.
 
     Args:
         model (nn.Module): A detector or segmentor.
         checkpoint (str): Path or URL.
-        whole (bool): Every key must fit, as for testing and resuming; else only the backbone's, as
-            for fine-tuning a model with other heads.
+
+    Returns:
+        dict[str, Any]: The state dict.
 
     Raises:
         CheckpointError: If it does not fit or cannot be read.
     """
     state_dict, _ = unwrap(read_checkpoint(checkpoint))
-    own = model.state_dict()
-    if not whole:
-        own = {k: v for k, v in own.items() if k.startswith('backbone.')}
-        state_dict = {k: v for k, v in state_dict.items() if k.startswith('backbone.')}
+    own = bare_model(model).state_dict()
     problems = {
         'missing': [k for k in own if k not in state_dict],
         'unexpected': [k for k in state_dict if k not in own],
@@ -326,3 +246,27 @@ def check_fits(model: nn.Module, checkpoint: str, whole: bool) -> None:
             f'checkpoint {checkpoint!r} belongs to another model than this config: '
             f'{"; ".join(found)}. Give the config that it was trained with'
         )
+    return state_dict
+
+
+def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:
+    """See that fine-tuning (``load_from``) finds this model's backbone; heads may differ.
+
+    Args:
+        model (nn.Module): A detector or segmentor.
+        checkpoint (str): Path or URL of a detector's or segmentor's checkpoint.
+
+    Raises:
+        CheckpointError: If the backbone does not fit or the checkpoint cannot be read.
+    """
+    backbone = getattr(bare_model(model), 'backbone', None)
+    if not isinstance(backbone, PyramidBackbone):
+        return
+    try:
+        state_dict, _ = unwrap(read_checkpoint(checkpoint))
+        check_backbone(backbone, backbone.convert_checkpoint(select(state_dict, 'backbone.')))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'load_from={checkpoint!r} has another backbone than this config: {error}. A '
+            'classification file goes to model.backbone.init_cfg.checkpoint instead'
+        ) from error

@@ -12,15 +12,14 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner, find_latest_checkpoint
-from torch import nn
 
 from mambaout_mm.demo import apply_demo, report
 from mambaout_mm.errors import UserError
 
 from . import checks
+from .options import merge_options
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 NO_ANNOTATIONS = 'need at least one array to concatenate'
@@ -55,24 +54,27 @@ def train(
     cfg = checks.load_config(config)
     if demo:
         apply_demo(cfg, Path('work_dirs') / 'demo_data')
-    if cfg_options:
-        checks.merge_options(cfg, cfg_options)
-    suffix = '_demo' if demo else ''
-    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
     if amp:
         checks.check_amp()
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    merge_options(cfg, cfg_options or {})
+    suffix = '_demo' if demo else ''
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
     if resume:
-        cfg.resume = True
-        cfg.load_from = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+        checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+        if checkpoint:  # else a first start, which a restarting job script need not tell apart
+            cfg.resume = True
+            cfg.load_from = checkpoint
     _prepare_launcher(cfg, launcher)
-    with _explained(cfg):
+    with _explained(cfg, training=True):
         checks.check_data(cfg, ('train', 'val'))
         checks.check_num_classes(cfg)
         runner = _build_runner(cfg)
-        if cfg.load_from:
-            checks.check_fits(_unwrapped(runner.model), cfg.load_from, whole=cfg.resume)
+        if cfg.get('load_from') and cfg.get('resume'):
+            checks.check_fits(runner.model, cfg.load_from)
+        elif cfg.get('load_from'):
+            checks.check_backbone_fits(runner.model, cfg.load_from)
         if not demo:
             _warn_about_batch_size(cfg)
         runner.train()
@@ -111,26 +113,28 @@ def test(
         UserError: For anything that the user can put right; the message says how.
     """
     cfg = checks.load_config(config)
-    if cfg_options:
-        checks.merge_options(cfg, cfg_options)
+    merge_options(cfg, cfg_options or {})
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     if out and not out.endswith('.pkl'):
         raise UserError(f'--out {out!r} must end in .pkl')
-    detection = cfg.default_scope == 'mmdet'
+    detection = cfg.get('default_scope') == 'mmdet'
     if show_dir:
-        cfg.default_hooks.visualization.draw = True
-        cfg.default_hooks.visualization.interval = 1
+        folder = str(Path(show_dir).absolute())
+        hooks = cfg.setdefault('default_hooks', {})
         if detection:  # the hook joins it to the run's folder, which an absolute path replaces
-            cfg.default_hooks.visualization.test_out_dir = str(Path(show_dir).absolute())
+            hooks['visualization'] = dict(
+                type='DetVisualizationHook', draw=True, test_out_dir=folder
+            )
         else:
-            cfg.visualizer.save_dir = str(Path(show_dir).absolute())
+            hooks['visualization'] = dict(type='SegVisualizationHook', draw=True, interval=1)
+            cfg.visualizer.save_dir = folder
     if tta:
         _apply_tta(cfg)
     _prepare_launcher(cfg, launcher)
-    with _explained(cfg):
+    with _explained(cfg, training=False):
         checks.check_data(cfg, ('test',))
         runner = _build_runner(cfg)
-        checks.check_fits(_unwrapped(runner.model), checkpoint, whole=True)
+        checks.check_fits(runner.model, checkpoint)
         runner.load_checkpoint(checkpoint)
         if out:
             dump = METRICS.build(
@@ -147,12 +151,6 @@ def _build_runner(cfg: Config) -> Runner:
         return Runner.from_cfg(cfg)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f'the config cannot be built: {error}') from error
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _apply_tta(cfg: Config) -> None:
@@ -201,7 +199,7 @@ def _replace_sync_bn(node: Any) -> Iterator[dict]:
 
 
 def _warn_about_batch_size(cfg: Config) -> None:
-    recipe = cfg.get('auto_scale_lr', {})
+    recipe = cfg.get('auto_scale_lr') or {}
     total = cfg.train_dataloader.batch_size * get_world_size()
     base = recipe.get('base_batch_size')
     if base and total != base and not recipe.get('enable'):
@@ -216,7 +214,7 @@ def _warn_about_batch_size(cfg: Config) -> None:
 
 
 @contextmanager
-def _explained(cfg: Config) -> Iterator[None]:
+def _explained(cfg: Config, training: bool) -> Iterator[None]:
     """Turn the known failures of a run into one sentence each."""
     try:
         yield
@@ -224,19 +222,19 @@ def _explained(cfg: Config) -> Iterator[None]:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         first_line = (str(error).splitlines() or ['MemoryError'])[0]
-        loader = cfg.get('train_dataloader') or {}
-        raise UserError(
-            f'out of memory on {get_device()} ({first_line}). Lower '
-            f'train_dataloader.batch_size (now {loader.get("batch_size")}), recompute activations '
-            'with --cfg-options model.backbone.with_cp=True, train in half precision with --amp, '
-            'or shrink the images in train_pipeline'
-        ) from error
+        advice = 'Shrink the images in the test pipeline (test_dataloader.dataset.pipeline)'
+        if training:
+            advice = (
+                f'Lower train_dataloader.batch_size (now {cfg.train_dataloader.batch_size}), '
+                'recompute activations with --cfg-options model.backbone.with_cp=True, train in '
+                'half precision with --amp, or shrink the images in the training pipeline'
+            )
+        raise UserError(f'out of memory on {get_device()} ({first_line}). {advice}') from error
     except ValueError as error:
         if NO_ANNOTATIONS not in str(error):
             raise
-        for split in ('train', 'val', 'test'):
-            for dataset in checks._datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
-                checks.check_classes(dataset, always=True)
+        for split in ('train', 'val') if training else ('test',):
+            checks.check_split_classes(cfg, split, always=True)
         raise UserError(
             'the data set has no image left: every one was filtered out. Look at filter_cfg '
             '(images without objects, min_size) and at ann_file and data_prefix in the config'

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import zipfile
 
 import pytest
@@ -154,7 +155,7 @@ class Exploit:
 
 def test_code_in_a_file_is_not_executed(tmp_path, capsys):
     torch.save(dict(state_dict=official_state(), extra=Exploit()), tmp_path / 'w.pth')
-    with pytest.raises(CheckpointError, match='cannot be read as a checkpoint'):
+    with pytest.raises(CheckpointError, match='holds more than weights .*Save the state dict'):
         load(tmp_path / 'w.pth')
     assert 'executed!' not in capsys.readouterr().out
 
@@ -224,7 +225,11 @@ def test_a_file_that_is_something_else_raises(tmp_path):
     [
         ('nowhere/weights.pth', 'there is no checkpoint file /.*nowhere/weights.pth'),
         ('mambaout://tinny', r"'mambaout://tinny' is not in the catalogue .*mambaout://tiny"),
-        ('timm://mambaout_tinny', "timm has no model 'mambaout_tinny'; did you mean mambaout_tiny"),
+        (
+            'timm://mambaout_tinny',
+            "timm has no weights 'mambaout_tinny'; did you mean",
+        ),
+        ('timm://mambaout_tiny.tag', "timm has no weights 'mambaout_tiny.tag'; did you mean"),
         ('s3://bucket/w.pth', "cannot load a checkpoint from 's3://bucket/w.pth'"),
     ],
 )
@@ -284,6 +289,38 @@ def test_url_is_downloaded_once_into_the_hub_cache(tmp_path, monkeypatch):
         assert_loaded(load('mambaout://small8'), official)
     assert calls == ['https://example.org/small8.pth']
     assert (tmp_path / 'hub' / 'checkpoints' / 'small8.pth').is_file()
+
+
+def test_urls_that_end_alike_are_kept_apart(tmp_path, monkeypatch):
+    contents = {'https://a.org/model.safetensors': 1, 'https://b.org/model.safetensors': 2}
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(
+        torch.hub,
+        'download_url_to_file',
+        lambda url, path: save_file(timm_state(official_state(contents[url])), path),
+    )
+    for url, seed in contents.items():
+        assert_loaded(load(url), official_state(seed))
+
+
+@pytest.mark.parametrize('old', [b'numpy.core', b'numpy._core'])
+def test_runner_checkpoints_of_either_numpy(old, tmp_path):
+    official = official_state()
+    state = {k: v for k, v in official.items() if not k.startswith(('norm.', 'head.'))}
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = dict(state_dict=state, message_hub=dict(log_scalars=dict(loss=buffer)))
+    torch.save(content, tmp_path / 'w.pth')
+    with (
+        zipfile.ZipFile(tmp_path / 'w.pth') as archive,
+        zipfile.ZipFile(tmp_path / 'o.pth', 'w') as other,
+    ):
+        for name in archive.namelist():
+            data = archive.read(name)
+            if name.endswith('data.pkl'):
+                data = re.sub(rb'numpy\._?core', old, data)
+                assert old in data
+            other.writestr(name, data)
+    assert_loaded(load(tmp_path / 'o.pth'), official)
 
 
 def test_catalogue_has_the_papers_variants():

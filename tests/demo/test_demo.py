@@ -62,7 +62,7 @@ def test_every_config_trains_and_evaluates(path, workspace, run_tool):
     assert 'Iter(train) [2/2]' in (out + err)
     run = workspace / 'work_dirs' / f'{path.stem}_demo'
     picture = cv2.imread(str(run / 'predictions.png'))
-    assert picture.shape == (2 * SIZE, 2 * SIZE, 3)
+    assert picture.shape == (SIZE, 4 * SIZE, 3)
     detection = 'detection' in path.parts
     assert ('COCO AP' if detection else 'mIoU') in out
     assert f'python tools/prepare_data.py {"coco" if detection else "ade20k"}' in out

@@ -10,7 +10,7 @@ from support import ROOT
 from mambaout_mm.checkpoints import CheckpointError
 from mambaout_mm.comparison.complexity import build_model
 from mambaout_mm.errors import UserError
-from mambaout_mm.training import checks
+from mambaout_mm.training import checks, options
 
 MASKRCNN = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
 UPERNET = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
@@ -57,10 +57,13 @@ def test_a_config_with_a_missing_base(tmp_path):
         'load_from',
         'experiment_name',
         'visualizer.save_dir',
+        'find_unused_parameters',  # read by the Runner, no argument of it
+        'model_wrapper_cfg',
+        'param_scheduler.1.convert_to_iter_based',
     ],
 )
 def test_options_that_something_reads_are_taken(cfg, key):
-    checks.merge_options(cfg, {key: 1})
+    options.merge_options(cfg, {key: 1})
     node = cfg
     for part in key.split('.'):
         node = node[int(part)] if part.isdigit() else node[part]
@@ -80,12 +83,15 @@ def test_options_that_something_reads_are_taken(cfg, key):
         ('param_scheduler.2.end', 'param_scheduler is a list of 2'),
         ('param_scheduler.end', 'param_scheduler is a list of 2'),
         ('model.backbone.arch.depths', "model.backbone.arch is 'femto' and has no 'depths'"),
+        ('data_root', 'is a variable of the config file, read already; change train_dataloader'),
+        ('train_pipeline.2.scale', "'train_pipeline' is a variable of the config file"),
+        ('optim_wrapper.self', "nothing reads 'optim_wrapper.self'"),
     ],
 )
 def test_misspelt_options_name_near_ones(cfg, key, words):
     before = cfg.pretty_text
     with pytest.raises(UserError) as caught:
-        checks.merge_options(cfg, {key: 1})
+        options.merge_options(cfg, {key: 1})
     assert words in str(caught.value)
     assert cfg.pretty_text == before
 
@@ -102,7 +108,7 @@ def test_missing_data_names_every_path_and_two_ways_on(path, words, tmp_path, mo
     with pytest.raises(UserError) as caught:
         checks.check_data(Config.fromfile(path), ('train', 'val'))
     message = str(caught.value)
-    for word in [*words, '--demo', str(tmp_path)]:
+    for word in [*words, 'with `--demo`', str(tmp_path)]:
         assert word in message
     assert message.count('val') >= 2
 
@@ -171,26 +177,83 @@ def test_number_of_classes_in_the_heads(cfg, tmp_path):
 
 
 def test_amp_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(checks, 'get_device', lambda: 'cpu')
-    with pytest.raises(UserError, match='--amp needs an accelerator'):
-        checks.check_amp()
+    for device in ('cpu', 'mps'):
+        monkeypatch.setattr(checks, 'get_device', lambda device=device: device)
+        with pytest.raises(UserError, match=f'--amp needs an accelerator, .* only {device} here'):
+            checks.check_amp()
     monkeypatch.setattr(checks, 'get_device', lambda: 'cuda')
     checks.check_amp()
+
+
+def test_a_type_and_its_arguments_are_taken_together(cfg):
+    changes = {
+        'optim_wrapper.type': 'AmpOptimWrapper',
+        'optim_wrapper.dtype': 'bfloat16',
+        'optim_wrapper.optimizer.type': 'SGD',
+        'optim_wrapper.optimizer.momentum': 0.9,
+        'train_cfg.type': 'IterBasedTrainLoop',
+        'train_cfg.max_iters': 5,
+    }
+    options.merge_options(cfg, changes)
+    assert cfg.optim_wrapper.optimizer.momentum == 0.9
+    with pytest.raises(UserError, match='optimizer.momentum'):
+        options.merge_options(Config.fromfile(MASKRCNN), {'optim_wrapper.optimizer.momentum': 0.9})
+
+
+def test_absolute_and_remote_paths_are_mmengines(cfg, tmp_path):
+    write_coco(tmp_path, ['date', 'fig'])
+    cfg = with_data(cfg, tmp_path, ('date', 'fig'))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.update(
+            data_root='elsewhere/',
+            ann_file=str(tmp_path / 'instances.json'),
+            data_prefix=dict(img=str(tmp_path / 'images')),
+        )
+    checks.check_data(cfg, ('train', 'val'))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.update(data_root='s3://bucket/', ann_file='a.json', data_prefix={})
+    cfg.val_evaluator.ann_file = 's3://bucket/a.json'
+    checks.check_data(cfg, ('train', 'val'))
+
+
+def test_classes_in_a_file(cfg, tmp_path):
+    write_coco(tmp_path, ['date', 'fig'])
+    (tmp_path / 'classes.txt').write_text('date\nfig\n')
+    checks.check_data(with_data(cfg, tmp_path, str(tmp_path / 'classes.txt')), ('train',))
+
+
+def test_the_paths_of_another_data_set_do_not_recommend_coco(cfg, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg.val_dataloader.dataset.data_root = 'data/coco128/'
+    cfg.test_dataloader = cfg.val_dataloader
+    cfg.test_evaluator = dict(type='CocoMetric')
+    with pytest.raises(UserError) as caught:
+        checks.check_data(cfg, ('test',))
+    assert 'prepare_data.py' not in str(caught.value)
+    assert '--demo' not in str(caught.value)  # tools/test.py has no such flag
 
 
 def test_checkpoint_of_another_model(cfg, tmp_path):
     model = build_model(cfg)
     path = str(tmp_path / 'w.pth')
     torch.save(dict(state_dict=model.state_dict()), path)
-    checks.check_fits(model, path, whole=True)
+    checks.check_fits(model, path)
 
     cfg.model.roi_head.bbox_head.num_classes = 3
     other_head = build_model(cfg)
-    checks.check_fits(other_head, path, whole=False)  # fine-tuning
+    checks.check_backbone_fits(other_head, path)  # fine-tuning
     with pytest.raises(CheckpointError, match=r'bbox_head.fc_cls.weight \(81, 1024\) instead'):
-        checks.check_fits(other_head, path, whole=True)
+        checks.check_fits(other_head, path)
 
-    other_backbone = build_model(Config.fromfile(MASKRCNN.with_name('maskrcnn_mambaout_kobe.py')))
-    for whole in (True, False):
-        with pytest.raises(CheckpointError, match='belongs to another model than this config'):
-            checks.check_fits(other_backbone, path, whole=whole)
+    cfg.model.backbone.out_indices = (1, 2, 3)  # as RetinaNet starting from Mask R-CNN
+    cfg.model.neck.in_channels = cfg.model.neck.in_channels[1:]
+    checks.check_backbone_fits(build_model(cfg), path)
+
+    kobe = build_model(Config.fromfile(MASKRCNN.with_name('maskrcnn_mambaout_kobe.py')))
+    with pytest.raises(CheckpointError, match='belongs to another model than this config'):
+        checks.check_fits(kobe, path)
+    with pytest.raises(CheckpointError, match=r'another backbone .* it holds MambaOut femto'):
+        checks.check_backbone_fits(kobe, path)
+    torch.save(model.backbone.state_dict(), path)
+    with pytest.raises(CheckpointError, match=r'goes to model.backbone.init_cfg.checkpoint'):
+        checks.check_backbone_fits(kobe, path)

@@ -3,11 +3,14 @@
 _base_ = ['./upernet.py']
 
 model = dict(
+    # The head takes strides 4 and 32, the auxiliary head 16; a norm on stride 8 would be unused.
+    backbone=dict(out_indices=(0, 2, 3)),
+    auxiliary_head=dict(in_index=1),
     decode_head=dict(
         _delete_=True,
         type='DepthwiseSeparableASPPHead',
         in_channels=576,
-        in_index=3,
+        in_index=2,
         channels=512,
         dilations=(1, 3, 6, 9),
         c1_in_channels=96,
