@@ -1,5 +1,6 @@
 """The wheel, and what the import says where OpenMMLab is absent."""
 
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,27 @@ def test_the_wheel_carries_configs_and_tools(tmp_path):
         if line.startswith('Requires-Dist') and 'extra' not in line
     ]
     assert not [line for line in required if re.search(r'(onedl-|: )mm', line)]
+
+
+@pytest.mark.slow
+def test_the_installed_package_builds_a_model_from_elsewhere(tmp_path):
+    command = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-build-isolation', '-q']
+    subprocess.run([*command, '--target', tmp_path / 'site', ROOT], check=True)
+    code = (
+        'import mambaout_mm, pathlib\n'
+        'from mmengine.config import Config\n'
+        'from mambaout_mm.comparison.complexity import build_model\n'
+        'mim = pathlib.Path(mambaout_mm.__file__).parent / ".mim"\n'
+        'cfg = Config.fromfile(mim / "configs/segmentation/upernet_mambaout_femto.py")\n'
+        'print(mambaout_mm.__file__, sum(p.numel() for p in build_model(cfg).parameters()))'
+    )
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    file, count = done.stdout.splitlines()[-1].split()
+    assert file.startswith(str(tmp_path / 'site')), done.stderr
+    assert int(count) == 34428860
 
 
 def test_without_mmengine_the_import_says_what_to_install():

@@ -35,23 +35,20 @@ def _statistics_method(owner: type, name: str) -> Any:
 _multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
 
 # What a checkpoint of MMEngine's Runner holds besides tensors: the logged scalars' history. NumPy 2
-# renamed the module that NumPy 1 wrote into its files. Registered for the whole process, since
-# upstream MMEngine 0.10.7 leaves torch.load's weights_only at its default, which is True by now.
-torch.serialization.add_safe_globals(
-    [
-        HistoryBuffer,
-        (_statistics_method, 'builtins.getattr'),
-        slice,
-        np.ndarray,
-        np.dtype,
-        *(
-            (getattr(_multiarray, function), f'{module}.multiarray.{function}')
-            for function in ('_reconstruct', 'scalar')
-            for module in ('numpy.core', 'numpy._core')
-        ),
-        *(type(np.dtype(code)) for code in np.typecodes['All'] if code not in 'MmO'),
-    ]
-)
+# renamed the module that NumPy 1 wrote into its files.
+_RUNNER_GLOBALS = [
+    HistoryBuffer,
+    (_statistics_method, 'builtins.getattr'),
+    slice,
+    np.ndarray,
+    np.dtype,
+    *(
+        (getattr(_multiarray, function), f'{module}.multiarray.{function}')
+        for function in ('_reconstruct', 'scalar')
+        for module in ('numpy.core', 'numpy._core')
+    ),
+    *(type(np.dtype(code)) for code in np.typecodes['All'] if code not in 'MmO'),
+]
 
 
 def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
@@ -133,6 +130,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
+        # They stay registered: upstream MMEngine 0.10.7, which reads the file after us, leaves
+        # weights_only at torch's default, True by now. The fork's loader takes them out again.
+        torch.serialization.add_safe_globals(_RUNNER_GLOBALS)
         content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r'GLOBAL ([\w.]+)', str(error))

@@ -222,6 +222,20 @@ def test_bad_arguments_are_named(kwargs, words):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_mixed_precision_on_cuda(dtype, with_cp):
+    backbone = MambaOut('femto', with_cp=with_cp, drop_path_rate=0.1).cuda()
+    image = torch.randn(2, 3, 96, 64, device='cuda')
+    with torch.autocast('cuda', dtype):
+        loss = sum(out.float().square().mean() for out in backbone(image))
+    loss.backward()
+    for name, param in backbone.named_parameters():
+        assert torch.isfinite(param.grad).all(), name
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_cuda_agrees_with_cpu():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     backbone = MambaOut('tiny').eval()

@@ -9,12 +9,17 @@ import pytest
 from pycocotools.coco import COCO
 from support import CONFIGS, TWO_ITERATIONS
 
-from mambaout_mm.demo import shapes
+from mambaout_mm.demo import report, shapes
 from mambaout_mm.demo.settings import SIZE
 
 
+def annotations_in(root, split):
+    content = json.loads((root / 'annotations' / f'instances_{split}.json').read_text())
+    return len(content['annotations'])
+
+
 def test_data_set_is_the_same_everywhere_and_consistent(demo_data):
-    root = demo_data / f'shapes_{SIZE}'
+    root = shapes.write_shapes(demo_data, SIZE)
     for split, count in shapes.SPLITS.items():
         coco = COCO(str(root / 'annotations' / f'instances_{split}.json'))
         assert len(coco.imgs) == count
@@ -30,6 +35,8 @@ def test_data_set_is_the_same_everywhere_and_consistent(demo_data):
                 corner = [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
                 assert annotation['bbox'] == corner
                 assert annotation['area'] == mask.sum()
+    counts = {split: annotations_in(root, split) for split in shapes.SPLITS}
+    assert counts == {'train': 1186, 'val': 136}, 'the drawings changed: raise shapes.VERSION'
     first = cv2.imread(str(root / 'images' / 'train' / '0000.png'))
     again, _, _ = shapes.draw(np.random.default_rng([0, 0]), SIZE)
     assert np.array_equal(first, again)
@@ -45,7 +52,7 @@ def test_data_set_appears_only_when_complete(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, '_write_split', stop)
     with pytest.raises(KeyboardInterrupt):
         shapes.write_shapes(tmp_path, 64)
-    assert not (tmp_path / 'shapes_64').exists()
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(shapes, '_write_split', whole)
     root = shapes.write_shapes(tmp_path, 64)
     content = json.loads((root / 'annotations' / 'instances_val.json').read_text())
@@ -53,9 +60,25 @@ def test_data_set_appears_only_when_complete(tmp_path, monkeypatch):
     assert not list(tmp_path.glob('.*'))
 
 
+def parameters_without_gradient(runner):
+    """What stops DistributedDataParallel at its second iteration."""
+    model = runner.model.train()
+    data = model.data_preprocessor(next(iter(runner.train_dataloader)), True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    return [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_every_config_trains_and_evaluates(path, workspace, run_tool):
+def test_every_config_trains_and_evaluates(path, workspace, run_tool, monkeypatch):
+    runners = []
+
+    def report_and_keep(runner, config):
+        runners.append(runner)
+        report(runner, config)
+
+    monkeypatch.setattr('mambaout_mm.training.run.report', report_and_keep)
     options = [*TWO_ITERATIONS, 'default_hooks.checkpoint.save_last=False']
     code, out, err = run_tool('train.py', path, '--demo', '--cfg-options', *options)
     assert code == 0, err
@@ -66,5 +89,6 @@ def test_every_config_trains_and_evaluates(path, workspace, run_tool):
     detection = 'detection' in path.parts
     assert ('COCO AP' if detection else 'mIoU') in out
     assert f'python tools/prepare_data.py {"coco" if detection else "ade20k"}' in out
+    assert parameters_without_gradient(runners[0]) == []
     losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.naif]+)', out + err)]
     assert len(losses) == 2 and all(np.isfinite(losses))
