@@ -21,6 +21,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=/path/to/python3")'
+	@echo 'Installing into $(VENV): PyTorch and the OpenMMLab packages, one to five minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -c constraints.txt torch torchvision
 	$(RUN) -m pip install -q -c constraints.txt -e '.[mm,test]'
