@@ -117,14 +117,14 @@ def check_classes(dataset: dict, always: bool = False) -> None:
     """See that a COCO annotation file has the classes of its data set's config.
 
     mmdet drops every annotation of a class that it does not know and then stops with "need at
-    least one array to concatenate".
+    least one array to concatenate"; classes in another order get each other's names.
 
     Args:
         dataset (dict): A data set's config.
         always (bool): Read large files too. Defaults to False.
 
     Raises:
-        UserError: If classes are missing from the file.
+        UserError: If classes are missing from the file or in another order there.
     """
     cls = registered(DATASETS, dataset['type'])
     path = local_path(dataset.get('data_root'), dataset.get('ann_file'))
@@ -136,6 +136,7 @@ def check_classes(dataset: dict, always: bool = False) -> None:
     if isinstance(wanted, str):  # to MMEngine a file with a class on each line, or one class
         wanted = Path(wanted).read_text().split('\n') if Path(wanted).is_file() else [wanted]
         wanted = [name.strip() for name in wanted if name.strip()]
+    wanted = list(wanted)
     try:
         content = json.loads(path.read_text())
         found = [category['name'] for category in content['categories']]
@@ -148,6 +149,13 @@ def check_classes(dataset: dict, always: bool = False) -> None:
             f'{_some(absent)} {"is" if len(absent) == 1 else "are"} not in the file. Set '
             f'metainfo=dict(classes={tuple(found[:3])}{"..." if len(found) > 3 else ""}) in the '
             "config's data sets and num_classes in its heads (docs/custom_data.md)"
+        )
+    in_order = [name for name in found if name in wanted]
+    if in_order != wanted:
+        raise UserError(
+            f'{path} lists the classes in another order than the config: {_some(in_order)} against '
+            f'{_some(wanted)}. mmdet numbers them in the order of the file and names them in that '
+            'of the config; give metainfo.classes in the order of the file'
         )
 
 

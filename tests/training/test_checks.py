@@ -163,6 +163,14 @@ def test_class_names_that_the_file_does_not_have(cfg, tmp_path):
     assert "metainfo=dict(classes=('date', 'fig', 'hazelnut'))" in message
 
 
+def test_class_names_in_another_order(cfg, tmp_path):
+    """mmdet would number them by the file and name them by the config."""
+    write_coco(tmp_path, ['date', 'fig', 'hazelnut'])
+    checks.check_data(with_data(cfg, tmp_path, ('date', 'hazelnut')), ('train',))
+    with pytest.raises(UserError, match=r"another order .*: 'date', 'fig' against 'fig', 'date'"):
+        checks.check_data(with_data(cfg, tmp_path, ('fig', 'date')), ('train',))
+
+
 def test_an_annotation_file_that_is_not_coco(cfg, tmp_path):
     write_coco(tmp_path, [])
     (tmp_path / 'instances.json').write_text('[]')
