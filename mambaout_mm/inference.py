@@ -42,7 +42,8 @@ def infer(
     its share of the picture and the file with the label map, ``predictions/<name>_labels.png``.
 
     Args:
-        inputs (list[str]): Pictures, folders and glob patterns.
+        inputs (list[str]): Pictures, folders and glob patterns. What lies in ``out_dir`` is left
+            out: it is the result of an earlier run.
         checkpoint (str): Path or URL of a checkpoint that MMEngine's Runner saved.
         config (str, optional): The config. Defaults to the one inside the checkpoint, which is
             Python and is executed: name a config for checkpoints that you do not trust.
@@ -59,6 +60,8 @@ def infer(
     """
     results = Path(out_dir).absolute()
     pictures = [p for p in find_pictures(inputs) if results not in p.absolute().parents]
+    if not pictures:
+        raise UserError(f'all pictures lie in {out_dir!r} itself; choose another --out-dir')
     model, cfg = load_model(checkpoint, config, device or get_device())
     pipeline = Compose(
         [t for t in cfg.test_dataloader.dataset.pipeline if t['type'] != 'LoadAnnotations']

@@ -1,11 +1,9 @@
 """Train a config: `python tools/train.py configs/detection/maskrcnn_mambaout_t.py --amp`."""
 
 import argparse
-import os
-
-from mmengine.config import DictAction
 
 from mambaout_mm.errors import exit_on_user_error
+from mambaout_mm.training.arguments import parse_run_arguments
 from mambaout_mm.training.run import train
 
 
@@ -25,25 +23,7 @@ def main() -> None:
         action='store_true',
         help='train on the small embedded data set: no download, a few minutes on a laptop',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change the config, as in model.backbone.with_cp=True train_dataloader.batch_size=8',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how the processes of a distributed run were started',
-    )
-    # torchrun's predecessor passes the rank as an argument.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = vars(parser.parse_args())
-    local_rank = args.pop('local_rank')
-    os.environ.setdefault(
-        'LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(local_rank))
-    )
+    args = parse_run_arguments(parser)
     with exit_on_user_error():
         train(**args)
 

@@ -104,36 +104,42 @@ def check_backbone(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -
         CheckpointError: If anything else is missing, unexpected, or of another shape.
     """
     own = backbone.state_dict()
-    missing = [name for name in own if name not in state_dict]
-    fresh = [name for name in missing if _is_output_norm(name)]
-    lost = [name for name in missing if not _is_output_norm(name)]
+    fresh = [name for name in own if name not in state_dict and _is_output_norm(name)]
     # Each stage of a family is a numbered child: stages.3.0.fc1, downsample_layers.3.conv, layers.3
     unbuilt = re.compile(rf'^\w+\.[{backbone.num_stages}-3]\.') if backbone.num_stages < 4 else None
-    unexpected = [
+    left_out = {
         name
         for name in state_dict
-        if name not in own and not _is_output_norm(name) and not (unbuilt and unbuilt.match(name))
-    ]
-    reshaped = [
-        f'{name} {tuple(state_dict[name].shape)} in the file, {tuple(own[name].shape)} here'
-        for name in own
-        if name in state_dict and own[name].shape != state_dict[name].shape
-    ]
-    problems = [
-        f'{len(names)} {what} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
-        for what, names in (
-            ('keys missing', lost),
-            ('keys unexpected', unexpected),
-            ('of another shape', reshaped),
-        )
-        if names
-    ]
+        if name not in own and (_is_output_norm(name) or (unbuilt and unbuilt.match(name)))
+    }
+    problems = differences(
+        {name: tensor for name, tensor in own.items() if name not in fresh},
+        {name: tensor for name, tensor in state_dict.items() if name not in left_out},
+    )
     if problems:
         raise CheckpointError(
             f'it holds {backbone.describe_checkpoint(state_dict)}, which does not fit this model '
-            f'of depths {backbone.depths}, dims {backbone.dims}: {"; ".join(problems)}'
+            f'of depths {backbone.depths}, dims {backbone.dims}: {problems}'
         )
     return sorted({name.split('.')[0] for name in fresh})
+
+
+def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """How a checkpoint's state dict differs from a model's, in words; '' if it fits exactly."""
+    found = {
+        'keys missing': [name for name in own if name not in given],
+        'keys unexpected': [name for name in given if name not in own],
+        'of another shape': [
+            f'{name} {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} here'
+            for name in own
+            if name in given and own[name].shape != given[name].shape
+        ],
+    }
+    return '; '.join(
+        f'{len(names)} {what} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+        for what, names in found.items()
+        if names
+    )
 
 
 def _is_output_norm(name: str) -> bool:

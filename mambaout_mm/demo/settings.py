@@ -1,10 +1,10 @@
 """What `--demo` changes in a config: the data, the number of classes, the length of training."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
+
+from mambaout_mm.config_tree import dicts_in
 
 from . import shapes
 
@@ -31,7 +31,7 @@ def apply_demo(cfg: Config, folder: Path) -> None:
     root = shapes.write_shapes(folder, SIZE)
     detection = cfg.default_scope == 'mmdet'
     num_classes = len(shapes.CLASSES if detection else shapes.SEG_CLASSES)
-    for node in _dicts(cfg.model):
+    for _, node in dicts_in(cfg.model):
         if 'num_classes' in node:
             node['num_classes'] = num_classes
     cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0, frozen_stages=-1)
@@ -50,16 +50,6 @@ def apply_demo(cfg: Config, folder: Path) -> None:
     cfg.test_dataloader = cfg.val_dataloader
     cfg.test_evaluator = cfg.val_evaluator
     _short_schedule(cfg)
-
-
-def _dicts(node: Any) -> Iterator[dict]:
-    """Every dict inside a config, itself included."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for child in node:
-            yield from _dicts(child)
 
 
 def _few_rois(model: dict) -> None:

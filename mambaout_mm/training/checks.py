@@ -1,7 +1,6 @@
 """What can be said about a config before an hour is lost: data, classes, checkpoints, device."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import nn
 
 from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.checkpoints import CheckpointError, check_backbone, read_checkpoint
-from mambaout_mm.checkpoints.load import select, unwrap
+from mambaout_mm.checkpoints.load import differences, select, unwrap
+from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
 
 from .options import registered
@@ -53,7 +53,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 
     Raises:
         UserError: If a path is missing (one message with all of them), or an annotation file has
-            none of the config's classes.
+            not the config's classes or has them in another order.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     paths: list[Path | None] = []
@@ -102,15 +102,9 @@ def _missing_data_message(missing: list[Path], demo: bool) -> str:
     return f'the data set is not there; looked for\n{lines}\nTo go on: {"; ".join(ways)}'
 
 
-def _datasets(node: Any) -> Iterator[dict]:
-    """The data sets in a dataset config, inside wrappers too."""
-    if isinstance(node, dict):
-        if 'data_prefix' in node or 'ann_file' in node:
-            yield node
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for child in node:
-            yield from _datasets(child)
+def _datasets(node: Any) -> list[dict]:
+    """The data sets in a dataset or data loader config, inside wrappers too."""
+    return [d for _, d in dicts_in(node) if 'data_prefix' in d or 'ann_file' in d]
 
 
 def check_classes(dataset: dict, always: bool = False) -> None:
@@ -174,31 +168,21 @@ def check_num_classes(cfg: Config) -> None:
         UserError: If a head's ``num_classes`` differs.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    dataset = next(_datasets(cfg.get('train_dataloader')), None)
+    dataset = next(iter(_datasets(cfg.get('train_dataloader'))), None)
     cls = registered(DATASETS, dataset['type']) if dataset else None
     if cls is None or cls.__name__ == 'CocoPanopticDataset':
         return
     classes = {**cls.METAINFO, **(dataset.get('metainfo') or {})}.get('classes')
     if not classes or isinstance(classes, str):
         return
-    for path, head in _heads(cfg.model, 'model'):
-        if head.get('num_classes', len(classes)) != len(classes):
+    for path, head in dicts_in(cfg.model, 'model'):
+        # A head may be one of a list: roi_head.bbox_head.0
+        name = [part for part in path.split('.') if not part.isdigit()][-1]
+        if name in HEADS and head.get('num_classes', len(classes)) != len(classes):
             raise UserError(
                 f'{path}.num_classes is {head["num_classes"]}, but the data set has '
                 f'{len(classes)} classes ({_some(list(classes))}); set it to {len(classes)}'
             )
-
-
-def _heads(node: Any, path: str) -> Iterator[tuple[str, dict]]:
-    if isinstance(node, list | tuple):
-        node = dict(enumerate(node))
-    if not isinstance(node, dict):
-        return
-    for key, child in node.items():
-        name = path.split('.')[-1] if isinstance(key, int) else key
-        if name in HEADS and isinstance(child, dict):
-            yield f'{path}.{key}', child
-        yield from _heads(child, f'{path}.{key}')
 
 
 def check_amp() -> None:
@@ -238,21 +222,11 @@ def check_fits(model: nn.Module, checkpoint: str) -> dict[str, Any]:
         CheckpointError: If it does not fit or cannot be read.
     """
     state_dict, _ = unwrap(read_checkpoint(checkpoint))
-    own = bare_model(model).state_dict()
-    problems = {
-        'missing': [k for k in own if k not in state_dict],
-        'unexpected': [k for k in state_dict if k not in own],
-        'of another shape': [
-            f'{k} {tuple(state_dict[k].shape)} instead of {tuple(own[k].shape)}'
-            for k in own
-            if k in state_dict and own[k].shape != state_dict[k].shape
-        ],
-    }
-    found = [f'{len(v)} keys {what} ({", ".join(v[:2])}, ...)' for what, v in problems.items() if v]
-    if found:
+    problems = differences(bare_model(model).state_dict(), state_dict)
+    if problems:
         raise CheckpointError(
-            f'checkpoint {checkpoint!r} belongs to another model than this config: '
-            f'{"; ".join(found)}. Give the config that it was trained with'
+            f'checkpoint {checkpoint!r} belongs to another model than this config: {problems}. '
+            'Give the config that it was trained with'
         )
     return state_dict
 

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,6 +23,7 @@ from mmengine.registry import (
 )
 from mmengine.runner import Runner
 
+from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
 
 # Where the `type` of a dict in a config may be registered.
@@ -125,22 +125,15 @@ def _check_top_level(cfg: Config, key: str, dotted: str) -> None:
             f'{near_names(key, sorted(known & {*cfg, *RUNNER_KEYS}))}'
         )
     leaf = dotted.split('.')[-1]
-    places = [p for p in _places(cfg._cfg_dict, leaf) if p.split('.')[0] in known]
+    places = [
+        f'{path}.{leaf}'
+        for path, node in dicts_in(cfg._cfg_dict)
+        if leaf in node and path.split('.')[0] in known
+    ]
     raise UserError(
         f'--cfg-options {dotted}: {key!r} is a variable of the config file, read already'
         + (f'; change {", ".join(places[:6])}' if places else '')
     )
-
-
-def _places(node: Any, leaf: str, path: str = '') -> Iterator[str]:
-    """Dotted paths inside a config that end in ``leaf``."""
-    items = enumerate(node) if isinstance(node, list | tuple) else node.items()
-    for key, child in items:
-        here = f'{path}.{key}' if path else str(key)
-        if key == leaf:
-            yield here
-        if isinstance(child, dict | list | tuple):
-            yield from _places(child, leaf, here)
 
 
 def _arguments(node: dict) -> tuple[list[str], bool]:

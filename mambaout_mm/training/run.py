@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import apply_demo, report
 from mambaout_mm.errors import UserError
 
@@ -181,20 +182,11 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
     )
     # torch's SyncBatchNorm across processes runs on accelerators only.
-    synced = list(_replace_sync_bn(cfg.model))
+    synced = [node for _, node in dicts_in(cfg.model) if node.get('type') == 'SyncBN']
+    for node in synced:
+        node['type'] = 'BN'
     if synced:
         print_log('SyncBN is BN on each process here: CPUs cannot synchronise it', logger='current')
-
-
-def _replace_sync_bn(node: Any) -> Iterator[dict]:
-    if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'] = 'BN'
-            yield node
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for child in node:
-            yield from _replace_sync_bn(child)
 
 
 def _warn_about_batch_size(cfg: Config) -> None:
