@@ -1,5 +1,6 @@
 """One training or test run: from a config file and flags to MMEngine's Runner."""
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ def train(
         runner.train()
     if demo and runner.rank == 0:
         report(runner, config)
+    del runner
+    _leave_process_group()
 
 
 def test(
@@ -142,7 +145,10 @@ def test(
                 dict(type='DumpDetResults' if detection else 'DumpResults', out_file_path=out)
             )
             runner.test_loop.evaluator.metrics.append(dump)
-        return runner.test()
+        metrics = runner.test()
+    del runner
+    _leave_process_group()
+    return metrics
 
 
 def _build_runner(cfg: Config) -> Runner:
@@ -187,6 +193,19 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
         node['type'] = 'BN'
     if synced:
         print_log('SyncBN is BN on each process here: CPUs cannot synchronise it', logger='current')
+
+
+def _leave_process_group() -> None:
+    """End what the launcher started, while Python still runs.
+
+    Left to the interpreter's end, gloo's threads now and then abort a process whose work is done
+    (pytorch/pytorch PR #179291). A model wrapped for distribution holds the group, hence the
+    collection.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # nobody hangs up on a slower process
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def _warn_about_batch_size(cfg: Config) -> None:
