@@ -1,0 +1,195 @@
+"""The recurrence of Mamba's state space model, for any length, without a compile step.
+
+Paper: arXiv 2312.00752 (Mamba), algorithm 2; several directions at once as in VMamba (arXiv
+2401.10166). ``reference.py`` is the definition, ``cpu.py`` runs it in blocks with PyTorch's
+operations, ``triton.py`` on CUDA.
+"""
+
+import functools
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from . import cpu
+
+__all__ = ['selective_scan']
+
+INPUTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """Selective scan of G groups of D channels along a sequence of length L.
+
+    For each channel, with a state h of N numbers that starts at zero::
+
+        dt_t = softplus(delta_t + delta_bias)
+        h_t  = exp(dt_t * A) * h_{t-1} + dt_t * B_t * u_t
+        y_t  = sum over N of C_t * h_t, plus D * u_t
+
+    Arithmetic and states are float32 whatever the inputs are (float64 where ``u`` is). Every
+    argument is differentiable, once. The backward pass recomputes the states; what is kept for it
+    grows with L * G * D and not with N times that. Any memory layout is read in place.
+
+    Decays are taken to shrink the state (A < 0 and steps above 0, as in every published Mamba):
+    where they make it grow past float32's range inside a block, the result is infinite or NaN.
+
+    Args:
+        u (Tensor): Inputs, (b, G, D, L) or (b, G * D, L), a group's channels side by side.
+        delta (Tensor): Step sizes before bias and softplus, of the same shape.
+        A (Tensor): (G * D, N).
+        B, C (Tensor): (b, G, N, L), shared by the channels of a group.
+        D (Tensor, optional): Skip connection, (G * D,). Defaults to None.
+        delta_bias (Tensor, optional): (G * D,). Defaults to None.
+        delta_softplus (bool): Whether steps pass softplus, the identity above 20. Defaults to True.
+
+    Returns:
+        Tensor: y, in the shape and dtype of ``u``.
+
+    Raises:
+        ValueError: If shapes do not fit together.
+        TypeError: If an argument is not floating point.
+    """
+    _check(u, delta, A, B, C, D, delta_bias)
+    merged = u.dim() == 3
+    if merged:
+        u, delta = (x.unflatten(1, (B.shape[1], -1)) for x in (u, delta))
+    y, _ = torch.ops.mambaout_mm.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    return y.flatten(1, 2) if merged else y
+
+
+@torch.library.custom_op('mambaout_mm::selective_scan', mutates_args=())
+def _forward_op(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    return _backend(u).forward(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+@_forward_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    u, _, A, *_ = inputs
+    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    states = u.new_empty(_backend(u).states_shape(*u.shape, A.shape[1]), dtype=dtype)
+    return torch.empty_like(u), states
+
+
+@torch.library.custom_op('mambaout_mm::selective_scan_backward', mutates_args=())
+def _backward_op(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    states: Tensor,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grads = _backend(u).backward(grad_y, u, delta, A, B, C, D, delta_bias, states, delta_softplus)
+    return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)
+
+
+@_backward_op.register_fake
+def _(grad_y: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(
+        grad_y.new_empty(0) if x is None else torch.empty_like(x) for x in inputs[: len(INPUTS)]
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.delta_softplus = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * (len(INPUTS) + 1)
+    *inputs, states = ctx.saved_tensors
+    grads = torch.ops.mambaout_mm.selective_scan_backward(
+        grad_y, *inputs, states, ctx.delta_softplus
+    )
+    return *(None if x is None else grad for x, grad in zip(inputs, grads, strict=True)), None
+
+
+_forward_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _backend(u: Tensor) -> ModuleType:
+    """Triton's kernels on CUDA, but for float64, which they do not compute in."""
+    if u.device.type == 'cuda' and u.dtype != torch.float64:
+        return _triton() or cpu
+    return cpu
+
+
+@functools.cache
+def _triton() -> ModuleType | None:
+    try:
+        from . import triton
+    except ImportError as error:
+        print_log(
+            f'selective_scan runs in blocks of PyTorch operations: Triton is missing ({error}). '
+            'The result is the same, the speed is not; pip install triton',
+            logger='current',
+            level=30,
+        )
+        return None
+    return triton
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    if u.dim() not in (3, 4) or B.dim() != 4 or A.dim() != 2 or 0 in u.shape:
+        raise ValueError(
+            'selective_scan takes u of shape (b, G, D, L) or (b, G * D, L), A (G * D, N) and B '
+            f'(b, G, N, L), none of them empty; got {tuple(u.shape)}, {tuple(A.shape)} and '
+            f'{tuple(B.shape)}'
+        )
+    batch, length = u.shape[0], u.shape[-1]
+    groups, state = B.shape[1], A.shape[1]
+    channels = math.prod(u.shape[1:-1])
+    if channels % groups or (u.dim() == 4 and u.shape[1] != groups):
+        raise ValueError(
+            f'selective_scan: u of shape {tuple(u.shape)} does not have the {groups} groups of B '
+            f'{tuple(B.shape)}'
+        )
+    vectors, per_channel = (batch, groups, state, length), (channels,)
+    shapes = (u.shape, u.shape, (channels, state), vectors, vectors, per_channel, per_channel)
+    for name, tensor, shape in zip(INPUTS, (u, delta, A, B, C, D, delta_bias), shapes, strict=True):
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise ValueError(
+                f'selective_scan: {name} has shape {tuple(tensor.shape)}, but u {tuple(u.shape)}, '
+                f'{groups} groups and {state} states ask for {tuple(shape)}'
+            )
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f'selective_scan: {name} is {tensor.dtype}, not a floating-point dtype')

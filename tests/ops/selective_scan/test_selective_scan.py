@@ -1,0 +1,267 @@
+"""The scan against the official code's vectors and the plain recurrence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from mambaout_mm.ops.selective_scan import cpu, selective_scan
+from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
+
+DATA = Path(__file__).parents[2] / 'data'
+NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
+
+
+def relative_error(value, expected):
+    return ((value - expected).abs().max() / expected.abs().max()).item()
+
+
+def random_inputs(batch, groups, channels, state, length, dtype=torch.float64, seed=0):
+    """u, delta, A, B, C, D and delta_bias of steps between about 0.05 and 2."""
+    torch.manual_seed(seed)
+    width = groups * channels
+    inputs = (
+        torch.randn(batch, width, length),
+        torch.randn(batch, width, length),
+        -0.1 - 2 * torch.rand(width, state),
+        torch.randn(batch, groups, state, length),
+        torch.randn(batch, groups, state, length),
+        torch.randn(width),
+        torch.randn(width) - 1,
+    )
+    return [x.to(dtype) for x in inputs]
+
+
+def with_gradients(scan, inputs, cotangent, **kwargs):
+    leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
+    y = scan(*leaves, **kwargs)
+    given = [x for x in leaves if x is not None]
+    return y.detach(), torch.autograd.grad(y, given, cotangent)
+
+
+def assert_same(inputs, limit=1e-12, **kwargs):
+    cotangent = torch.randn_like(inputs[0])
+    y, grads = with_gradients(selective_scan, inputs, cotangent, **kwargs)
+    double = [None if x is None else x.double() for x in inputs]
+    expected, expected_grads = with_gradients(
+        selective_scan_reference, double, cotangent.double(), **kwargs
+    )
+    names = [name for name, x in zip(NAMES, inputs, strict=False) if x is not None]
+    assert relative_error(y, expected) < limit
+    for name, grad, other in zip(names, grads, expected_grads, strict=True):
+        if other.abs().max() == 0:  # of A and of the decay, at length 1
+            assert grad.abs().max() == 0, name
+        else:
+            assert relative_error(grad, other) < limit, name
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    """Segments of at least 16 steps and chunks, so that short sequences cross their borders."""
+    monkeypatch.setattr(cpu, 'SEGMENT_ELEMENTS', 512)
+    monkeypatch.setattr(cpu, 'STEP_ELEMENTS', 128)
+
+
+@pytest.mark.parametrize('scan', [selective_scan, selective_scan_reference])
+@pytest.mark.parametrize('path', sorted(DATA.glob('scan_*.npz')), ids=lambda p: p.stem)
+def test_reproduces_the_official_vectors(path, scan, small_segments):
+    arrays = np.load(path)
+    config = json.loads(str(arrays['config']))
+    inputs = [torch.from_numpy(arrays[n]) if n in arrays else None for n in NAMES]
+    # Files in float32 have A, D and their gradients in float64.
+    inputs = [x if x is None else x.double() for x in inputs]
+    cotangent = torch.from_numpy(arrays['cotangent']).double()
+    softplus = config.get('delta_softplus', 'plain' not in path.stem)
+    y, grads = with_gradients(scan, inputs, cotangent, delta_softplus=softplus)
+    limit = 1e-12 if path.stem.endswith('f64') else 1e-6  # rounding of the file
+    assert relative_error(y, torch.from_numpy(arrays['out'])) < limit
+    names = [name for name, x in zip(NAMES, inputs, strict=True) if x is not None]
+    for name, grad in zip(names, grads, strict=True):
+        assert relative_error(grad, torch.from_numpy(arrays[f'grad_{name}'])) < limit, name
+
+
+@pytest.mark.parametrize(
+    ('batch', 'groups', 'channels', 'state', 'length'),
+    [
+        (1, 1, 1, 1, 1),
+        (2, 4, 3, 1, 2),
+        (2, 4, 3, 1, 1000),
+        (1, 4, 5, 1, 997),
+        (3, 2, 4, 2, 131),
+        (2, 1, 6, 16, 65),
+        (1, 4, 2, 5, 64),
+    ],
+)
+def test_agrees_with_the_recurrence(batch, groups, channels, state, length, small_segments):
+    assert_same(random_inputs(batch, groups, channels, state, length))
+
+
+@pytest.mark.parametrize('state', [1, 3])
+def test_optional_arguments(state, small_segments):
+    u, delta, A, B, C, D, bias = random_inputs(2, 2, 3, state, 77)
+    assert_same([u, delta, A, B, C, None, None])
+    assert_same([u, delta, A, B, C, D, None])
+    assert_same([u, delta.abs(), A, B, C, None, bias.abs()], delta_softplus=False)
+
+
+@pytest.mark.parametrize('layout', ['length last', 'channels last', 'four dimensions', 'expanded'])
+def test_any_memory_layout(layout):
+    u, delta, *rest = random_inputs(2, 4, 3, 1, 50)
+    expected = selective_scan_reference(u, delta, *rest)
+    if layout == 'channels last':
+        u, delta = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (u, delta))
+    elif layout == 'four dimensions':  # groups outermost: (b, G, D, L) of memory (b, G, L, D)
+        u, delta = (
+            x.unflatten(1, (4, 3)).transpose(2, 3).contiguous().transpose(2, 3) for x in (u, delta)
+        )
+        expected = expected.unflatten(1, (4, 3))
+    elif layout == 'expanded':
+        u = u[:1].expand(2, -1, -1)
+        expected = selective_scan_reference(u, delta, *rest)
+    y = selective_scan(u, delta, *rest)
+    assert y.shape == u.shape
+    assert relative_error(y, expected) < 1e-12
+
+
+@pytest.mark.parametrize(('state', 'length'), [(1, 5000), (16, 700)])
+def test_float32_is_as_near_to_float64_as_the_plain_loop(state, length):
+    inputs = random_inputs(1, 4, 8, state, length, torch.float32)
+    cotangent = torch.randn_like(inputs[0])
+    exact, exact_grads = with_gradients(
+        selective_scan_reference, [x.double() for x in inputs], cotangent.double()
+    )
+    plain, plain_grads = with_gradients(selective_scan_reference, inputs, cotangent)
+    ours, our_grads = with_gradients(selective_scan, inputs, cotangent)
+    for name, a, b, truth in zip(
+        ('y', *NAMES),
+        (ours, *our_grads),
+        (plain, *plain_grads),
+        (exact, *exact_grads),
+        strict=True,
+    ):
+        assert relative_error(a, truth) < 2 * relative_error(b, truth) + 1e-6, name
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_computes_in_float32(dtype):
+    inputs = random_inputs(2, 4, 3, 1, 300, torch.float32)
+    half = [x.to(dtype) if i in (0, 1, 3, 4) else x for i, x in enumerate(inputs)]
+    y = selective_scan(*half)
+    assert y.dtype == dtype
+    exact = selective_scan_reference(*(x.double() for x in half))
+    assert relative_error(y.double(), exact) < torch.finfo(dtype).eps
+    _, grads = with_gradients(selective_scan, half, torch.ones_like(y))
+    assert [g.dtype for g in grads] == [x.dtype for x in half]
+
+
+EXTREMES = {
+    'large steps': dict(delta=1e3, A=-1e4),
+    'hardly any step': dict(delta=-50.0, A=-1.0),
+    'no decay': dict(delta=0.0, A=-1e-30),
+    'softplus threshold': dict(delta=20.0, A=-0.5),
+}
+
+
+@pytest.mark.parametrize('case', EXTREMES)
+def test_extreme_values_stay_finite(case):
+    u, delta, A, B, C, D, _ = random_inputs(1, 2, 2, 1, 400, torch.float32)
+    delta = torch.full_like(delta, EXTREMES[case]['delta'])
+    A = torch.full_like(A, EXTREMES[case]['A'])
+    assert_same([u, delta, A, B, C, D], limit=2e-5)
+
+
+def test_a_hundred_thousand_constants():
+    """h goes to dt / (1 - exp(-dt A)): the error may not grow with the length."""
+    length = 100_000
+    ones = torch.ones(1, 2, length)
+    groups = torch.ones(1, 1, 1, length)
+    y = selective_scan(ones, -ones, torch.tensor([[-1.0], [-1e-3]]), groups, groups)
+    dt = np.log1p(np.exp(-1.0))
+    for channel, a in enumerate((1.0, 1e-3)):
+        expected = dt / -np.expm1(-dt * a)
+        assert y[0, channel, -1].item() == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize('state', [1, 16])
+def test_memory_kept_for_backward_does_not_grow_with_the_states(state):
+    u, *rest = random_inputs(1, 1, 16, state, 20_000, torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        selective_scan(u.requires_grad_(), *rest)
+    extra = [x for x in kept if all(x.data_ptr() != y.data_ptr() for y in (u, *rest))]
+    assert sum(x.numel() for x in extra) < 0.02 * u.numel()
+
+
+def test_gradcheck(small_segments):
+    inputs = [x.requires_grad_() for x in random_inputs(1, 2, 2, 2, 19)]
+    assert torch.autograd.gradcheck(selective_scan, inputs)
+
+
+def test_is_a_well_behaved_operator():
+    inputs = [x.requires_grad_() for x in random_inputs(1, 2, 2, 1, 19, torch.float32)]
+    inputs[0], inputs[1] = (x.detach().unflatten(1, (2, 2)).requires_grad_() for x in inputs[:2])
+    torch.library.opcheck(torch.ops.mambaout_mm.selective_scan, (*inputs, True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
+def test_compiles_to_one_graph(backend):
+    if backend == 'inductor' and not (shutil.which('g++') or torch.cuda.is_available()):
+        pytest.skip('on CPUs Inductor needs a C++ compiler')
+
+    def model(*inputs):
+        return (selective_scan(*inputs).sigmoid() ** 2).sum()
+
+    inputs = random_inputs(1, 2, 3, 1, 40)
+    results = []
+    for function in (model, torch.compile(model, backend=backend, fullgraph=True)):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        loss = function(*leaves)
+        results.append((loss, *torch.autograd.grad(loss, leaves)))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_under_autocast_and_checkpointing():
+    u, delta, *rest = random_inputs(1, 2, 3, 1, 40, torch.float32)
+    weight = torch.randn(40, 40, requires_grad=True)
+
+    def layer(u):
+        return selective_scan(u @ weight, delta, *rest)
+
+    grads = []
+    for run in (layer, lambda u: checkpoint(layer, u, use_reentrant=False)):
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            y = run(u)
+        assert y.dtype == torch.bfloat16
+        grads.append(torch.autograd.grad(y.sum(), weight)[0])
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(delta=(2, 12, 49)), r'delta has shape \(2, 12, 49\), but u \(2, 12, 50\)'),
+        (dict(A=(11, 1)), r'A has shape \(11, 1\)'),
+        (dict(B=(2, 5, 1, 50)), r'u of shape \(2, 12, 50\) does not have the 5 groups'),
+        (dict(C=(2, 4, 2, 50)), r'C has shape \(2, 4, 2, 50\)'),
+        (dict(D=(3,)), r'D has shape \(3,\)'),
+        (dict(u=(2, 12)), r'takes u of shape \(b, G, D, L\) or \(b, G \* D, L\)'),
+        (dict(u=(2, 12, 0)), 'none of them empty'),
+    ],
+)
+def test_shapes_that_do_not_fit(change, message):
+    inputs = dict(zip(NAMES, random_inputs(2, 4, 3, 1, 50), strict=True))
+    inputs.update({name: torch.zeros(shape) for name, shape in change.items()})
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**inputs)
+
+
+def test_integers_are_refused():
+    u, *rest = random_inputs(2, 4, 3, 1, 50)
+    with pytest.raises(TypeError, match='u is torch.int64'):
+        selective_scan(u.long(), *rest)
