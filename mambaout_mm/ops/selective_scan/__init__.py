@@ -112,9 +112,12 @@ def _backward_op(
 
 @_backward_op.register_fake
 def _(grad_y: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(
-        grad_y.new_empty(0) if x is None else torch.empty_like(x) for x in inputs[: len(INPUTS)]
+    u, delta, A, B, C, D, delta_bias = inputs[: len(INPUTS)]
+    grad_D, grad_bias = (
+        grad_y.new_empty(0) if x is None else x.new_empty(x.shape) for x in (D, delta_bias)
     )
+    grad_u, grad_delta, grad_B, grad_C = (torch.empty_like(x) for x in (u, delta, B, C))
+    return grad_u, grad_delta, A.new_empty(A.shape), grad_B, grad_C, grad_D, grad_bias
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

@@ -92,7 +92,6 @@ def backward(
     after = torch.zeros_like(adjoint[0])  # g of the next segment's first step
     for i in reversed(range(len(starts))):
         n, where = scan.length_of(i), scan.slice(i)
-        scan.keep_first_decay()
         scan.load(i)
         scan.run_states(starts[i].view_as(after))
         scan.fill(grad_y, source, i)
@@ -124,6 +123,7 @@ def backward(
         grad_bias = grad_bias + grad_dt[:n].sum((0, 1))
         grad_u[where] = grad_x[:n]
         grad_delta[where] = grad_dt[:n]
+        scan.keep_first_decay()
     return (
         grads[0],
         grads[1],
@@ -176,11 +176,12 @@ class _Segments:
         self.dt = self.buffer(1, extra=1)
         self.decay = self.buffer(self.state, extra=1)
         self.states = self.buffer(self.state, extra=1)
+        self.dt[-1], self.decay[-1] = 0, 1  # after the last segment
 
     def buffer(self, state: int, extra: int = 0) -> Tensor:
-        """Zeros for one segment, (S + extra, b, G, state, D)."""
+        """Room for one segment, (S + extra, b, G, state, D)."""
         shape = (self.rows + extra, self.batch, self.groups, state, self.channels)
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def time_first(self, x: Tensor) -> Tensor:
         """View of (b, G, D, L) as (L, b, G, 1, D)."""
@@ -221,7 +222,7 @@ class _Segments:
         self.decay[:-1].exp_()
 
     def keep_first_decay(self) -> None:
-        """Before an earlier segment is read: its last row is followed by this one's first."""
+        """Before the segment in front is read: its last row is followed by this one's first."""
         self.dt[-1] = self.dt[0]
         self.decay[-1] = self.decay[0]
 

@@ -21,17 +21,18 @@ def selective_scan_reference(
     every element of the sequence, and every state in memory.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    groups = B.shape[1]
-    dt = delta.to(dtype)
+    shape, groups = u.shape, B.shape[1]
+    u, delta = (x.reshape(shape[0], -1, shape[-1]) for x in (u, delta))  # (b, G * D, L)
+    x, dt = u.to(dtype), delta.to(dtype)
     if delta_bias is not None:
         dt = dt + delta_bias.to(dtype)[:, None]
     if delta_softplus:
         dt = F.softplus(dt)  # the identity above 20, as everywhere in the Mamba family
     # Time first: (L, b, G, D, N) with D the channels of one group
-    dt, x = (v.unflatten(1, (groups, -1)).permute(3, 0, 1, 2)[..., None] for v in (dt, u.to(dtype)))
+    dt, inputs = (v.unflatten(1, (groups, -1)).permute(3, 0, 1, 2)[..., None] for v in (dt, x))
     B, C = (v.to(dtype).permute(3, 0, 1, 2)[:, :, :, None] for v in (B, C))
     decay = torch.exp(dt * A.to(dtype).unflatten(0, (groups, -1)))
-    inputs = dt * x * B
+    inputs = dt * inputs * B
     h = torch.zeros_like(inputs[0])
     states = []
     for decay_t, input_t in zip(decay.unbind(), inputs.unbind(), strict=True):
@@ -40,5 +41,5 @@ def selective_scan_reference(
     y = (torch.stack(states) * C).sum(-1)  # (L, b, G, D)
     y = y.permute(1, 2, 3, 0).flatten(1, 2)  # (b, G * D, L)
     if D is not None:
-        y = y + D.to(dtype)[:, None] * u.to(dtype)
-    return y.to(u.dtype)
+        y = y + D.to(dtype)[:, None] * x
+    return y.reshape(shape).to(u.dtype)
