@@ -43,7 +43,7 @@ setup(
         'numpy',
         'rich',
         'safetensors',
-        'timm>=1.0.12',
+        'timm>=1.0.13',  # its activation checkpointing is non-reentrant from there on
         'torch>=2.6',  # weights_only loading with named safe globals
         'torchvision>=0.21',
     ],

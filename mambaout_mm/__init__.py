@@ -19,7 +19,7 @@ from .compat.mmcv_ops import install as _install_mmcv_ops
 
 _install_mmcv_ops()
 
-from .backbones import MambaOut, PyramidBackbone  # noqa: E402
+from .backbones import MambaOut, PyramidBackbone, TimmPyramid, VMamba  # noqa: E402
 from .training import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .version import __version__  # noqa: E402
 
@@ -27,5 +27,7 @@ __all__ = [
     'LayerDecayOptimWrapperConstructor',
     'MambaOut',
     'PyramidBackbone',
+    'TimmPyramid',
+    'VMamba',
     '__version__',
 ]

@@ -23,9 +23,10 @@ def near_names(name: str, known: list[str], limit: int = 4) -> str:
         limit (int): How many to offer at most. Defaults to 4.
 
     Returns:
-        str: ``'did you mean a, b?'``, or the list of known names where none is close.
+        str: ``'did you mean a, b?'``, or the list of known names where none is close and the list
+        can be read.
     """
-    close = get_close_matches(name, known, n=limit, cutoff=0.6)
+    close = get_close_matches(name, known, n=limit, cutoff=0.6 if len(known) <= 40 else 0)
     if close:
         return f'did you mean {", ".join(close)}?'
     return f'known: {", ".join(sorted(known))}'

@@ -2,5 +2,7 @@
 
 from .mambaout import MambaOut
 from .pyramid import PyramidBackbone
+from .timm_pyramid import TimmPyramid
+from .vmamba import VMamba
 
-__all__ = ['MambaOut', 'PyramidBackbone']
+__all__ = ['MambaOut', 'PyramidBackbone', 'TimmPyramid', 'VMamba']

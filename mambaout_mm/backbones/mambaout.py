@@ -16,7 +16,7 @@ from mambaout_mm.checkpoints import mambaout as checkpoint_layout
 from mambaout_mm.errors import near_names
 from mambaout_mm.registry import register_backbone
 
-from .pyramid import PyramidBackbone, layer_wise_depth
+from .pyramid import PyramidBackbone, drop_path_rates
 
 LN_EPS = 1e-6
 ACTIVATIONS = {'gelu': nn.GELU, 'silu': nn.SiLU}
@@ -223,7 +223,7 @@ class MambaOut(PyramidBackbone):
         for i in range(1, self.num_stages):
             self.downsample_layers.append(Downsample(dims[i - 1], dims[i], norm_first))
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(depths)
+        rates = drop_path_rates(drop_path_rate, depths)
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -234,7 +234,7 @@ class MambaOut(PyramidBackbone):
                         numbers['kernel_size'],
                         activation,
                         numbers['layer_scale'],
-                        rate.item(),
+                        rate,
                     )
                     for rate in rates[i]
                 )
@@ -255,38 +255,11 @@ class MambaOut(PyramidBackbone):
             return [self.downsample_layers[0] if i == -1 else self.stages[0]]
         return [self.downsample_layers[i], self.stages[i]]
 
-    def get_layer_depth(
-        self, param_name: str, prefix: str = '', stage_wise: bool = False
-    ) -> tuple[int, int]:
-        """Layer id of a parameter, and the number of layers, for learning-rate decay.
-
-        The ids of ConvNeXt, whose names the official MambaOut shares, right for any depth.
-        Layer-wise: 0 the stem, 1 and 2 the first two stages, then one id for every three blocks of
-        the third stage, one for the fourth, and one more for output norms, neck and heads. A
-        downsampling layer has the id of the stage that follows. Stage-wise: 0 all downsampling
-        layers, 1 to 4 the stages, 5 the rest.
-
-        Args:
-            param_name (str): Name in the whole model or in the backbone.
-            prefix (str): What precedes the backbone's names in ``param_name``, as in
-                ``'backbone.'``. Names without it are the head's. Defaults to ''.
-            stage_wise (bool): Count stages in place of groups of blocks. Defaults to False.
-
-        Returns:
-            tuple[int, int]: The layer id and the number of layers; the last id is the head's.
-        """
-        num_layers = 6 if stage_wise else layer_wise_depth(self.depths, 3, 0) + 2
-        part, *rest = param_name.removeprefix(prefix).split('.')
-        if not param_name.startswith(prefix) or part not in ('downsample_layers', 'stages'):
-            return num_layers - 1, num_layers
-        stage = int(rest[0])
+    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
+        part, *rest = param_name.split('.')
         if part == 'downsample_layers':
-            if stage_wise or stage == 0:
-                return 0, num_layers
-            return layer_wise_depth(self.depths, stage, 0), num_layers
-        if stage_wise:
-            return stage + 1, num_layers
-        return layer_wise_depth(self.depths, stage, int(rest[1])), num_layers
+            return int(rest[0]), None
+        return (int(rest[0]), int(rest[1])) if part == 'stages' else None
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         return checkpoint_layout.to_official(state_dict)

@@ -19,7 +19,7 @@ class PyramidBackbone(BaseModule):
 
     A family subclasses this, builds its modules and ends its ``__init__`` with
     :meth:`freeze_stages`. It provides :meth:`forward_stage`, :meth:`modules_of_stage`,
-    :meth:`get_layer_depth`, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`.
+    :meth:`stage_and_block`, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`.
 
     Stages behind the last of ``out_indices`` are not built: their parameters would never receive a
     gradient, which stops DistributedDataParallel.
@@ -105,11 +105,46 @@ class PyramidBackbone(BaseModule):
         """The modules of stage ``i`` without its output norm; the stem's for ``i = -1``."""
         raise NotImplementedError
 
+    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
+        """Where one of the backbone's parameters belongs.
+
+        Returns:
+            tuple[int, int | None] | None: Stage and block; block None for what leads to the stage
+            (the stem for stage 0, else its downsampling); None for output norms and names that
+            are not the backbone's.
+        """
+        raise NotImplementedError
+
     def get_layer_depth(
         self, param_name: str, prefix: str = '', stage_wise: bool = False
     ) -> tuple[int, int]:
-        """Layer id of a parameter and the number of layers, for learning-rate decay."""
-        raise NotImplementedError
+        """Layer id of a parameter, and the number of layers, for learning-rate decay.
+
+        The ids of ConvNeXt, right for any depth. Layer-wise: 0 the stem, 1 and 2 the first two
+        stages, then one id for every three blocks of the third stage, one for the fourth, and one
+        more for output norms, neck and heads. A downsampling layer has the id of the stage that
+        follows. Stage-wise: 0 all downsampling layers, 1 to 4 the stages, 5 the rest.
+
+        Args:
+            param_name (str): Name in the whole model or in the backbone.
+            prefix (str): What precedes the backbone's names in ``param_name``, as in
+                ``'backbone.'``. Names without it are the head's. Defaults to ''.
+            stage_wise (bool): Count stages in place of groups of blocks. Defaults to False.
+
+        Returns:
+            tuple[int, int]: The layer id and the number of layers; the last id is the head's.
+        """
+        num_layers = 6 if stage_wise else layer_wise_depth(self.depths, 3, 0) + 2
+        ours = param_name.startswith(prefix)
+        position = self.stage_and_block(param_name.removeprefix(prefix)) if ours else None
+        if position is None:
+            return num_layers - 1, num_layers
+        stage, block = position
+        if block is None and (stage_wise or stage == 0):
+            return 0, num_layers
+        if stage_wise:
+            return stage + 1, num_layers
+        return layer_wise_depth(self.depths, stage, block or 0), num_layers
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """A published state dict under this family's names, without the classifier.
@@ -167,8 +202,9 @@ class PyramidBackbone(BaseModule):
         """Apply ``init_cfg``; called by MMEngine's Runner before training.
 
         ``dict(type='Pretrained', checkpoint=...)`` takes a path, a URL or a catalogue name
-        (``mambaout://tiny``, ``timm://mambaout_tiny.in1k``) and, optionally, ``prefix`` for files
-        that hold the backbone under an unusual one. It goes through
+        (``mambaout://tiny``, ``vmamba://tiny_s1l8``, ``timm://mambaout_tiny.in1k``) and,
+        optionally, ``key`` (``'model'`` or ``'model_ema'`` of files that hold both) and ``prefix``
+        for files that hold the backbone under an unusual one. It goes through
         :func:`mambaout_mm.checkpoints.load_backbone_weights`, which raises where MMEngine's own
         loader would log a warning and leave the model random.
 
@@ -199,3 +235,13 @@ def layer_wise_depth(depths: Sequence[int], stage: int, block: int) -> int:
     if stage < 2:
         return stage + 1
     return 3 + block // 3 if stage == 2 else 3 + math.ceil(depths[2] / 3)
+
+
+def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Stochastic-depth rate of each block, rising linearly from 0 at the first to the last."""
+    last = max(sum(depths) - 1, 1)
+    starts = [sum(depths[:i]) for i in range(len(depths))]
+    return [
+        [drop_path_rate * (start + block) / last for block in range(depth)]
+        for start, depth in zip(starts, depths, strict=True)
+    ]

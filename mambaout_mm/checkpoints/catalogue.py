@@ -1,20 +1,35 @@
 """Catalogue names of published files.
 
-``mambaout://<variant>`` are the ImageNet-1K classification weights that the authors released
-(github.com/yuweihao/MambaOut, release ``model``, Apache-2.0). They publish no checksums.
+``mambaout://<variant>``: the ImageNet-1K classification weights that the authors released
+(github.com/yuweihao/MambaOut, release ``model``, Apache-2.0). ``vmamba://<variant>``: likewise
+(github.com/MzeroMiko/VMamba, releases ``#v2cls`` and ``#20240218``, MIT); these files hold both
+``model`` and ``model_ema``. Neither publishes checksums.
 """
 
 from mambaout_mm.errors import near_names
 
 from .errors import CheckpointError
 
-SCHEME = 'mambaout://'
-_RELEASE = 'https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_{}.pth'
+_MAMBAOUT = 'https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_{}.pth'
+_VMAMBA = 'https://github.com/MzeroMiko/VMamba/releases/download/%23{}_ckpt_epoch_{}.pth'
 
 CATALOGUE: dict[str, str] = {
-    f'{SCHEME}{variant}': _RELEASE.format(variant)
-    for variant in ('femto', 'kobe', 'tiny', 'small', 'base')
+    **{
+        f'mambaout://{variant}': _MAMBAOUT.format(variant)
+        for variant in ('femto', 'kobe', 'tiny', 'small', 'base')
+    },
+    'vmamba://tiny_s1l8': _VMAMBA.format('v2cls/vssm1_tiny_0230s', 264),
+    'vmamba://tiny_s2l5': _VMAMBA.format('v2cls/vssm_tiny_0230', 262),
+    'vmamba://small_s2l15': _VMAMBA.format('v2cls/vssm_small_0229', 222),
+    'vmamba://small_s1l20': _VMAMBA.format('v2cls/vssm1_small_0229s', 240),
+    'vmamba://base_s2l15': _VMAMBA.format('v2cls/vssm_base_0229', 237),
+    'vmamba://base_s1l20': _VMAMBA.format('v2cls/vssm1_base_0229s', 225),
+    'vmamba://tiny_v0': _VMAMBA.format('20240218/vssmtiny_dp01', 292),
+    'vmamba://small_v0': _VMAMBA.format('20240218/vssmsmall_dp03', 238),
+    'vmamba://base_v0': _VMAMBA.format('20240218/vssmbase_dp06', 241),
 }
+
+SCHEMES = tuple({name.split('://')[0] + '://' for name in CATALOGUE})
 
 
 def resolve(name: str) -> str:

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from mambaout_mm.backbones import PyramidBackbone
 
 # In this order: MMEngine's and timm's training checkpoints, then the official ones. Where a file
-# has both `model` and `model_ema`, `model` is what the authors' dense training starts from.
+# has both `model` and `model_ema`, `model` is what the authors' dense training starts from
+# (VMamba's `load_pretrained`); the published top-1 is that of `model_ema`.
 WRAPPERS = ('state_dict', 'model', 'model_ema')
 
 
 def load_backbone_weights(
-    backbone: 'PyramidBackbone', checkpoint: str, prefix: str | None = None
+    backbone: 'PyramidBackbone',
+    checkpoint: str,
+    prefix: str | None = None,
+    key: str | None = None,
 ) -> None:
     """Load published or own weights into a backbone.
 
@@ -35,13 +39,15 @@ def load_backbone_weights(
         checkpoint (str): See :func:`mambaout_mm.checkpoints.read_checkpoint`.
         prefix (str, optional): Take the keys under this prefix. Defaults to None: ``backbone.``
             where the file has it, else all keys.
+        key (str, optional): Take the state dict under this key, such as ``'model_ema'``. Defaults
+            to None: the first that the file has of ``state_dict``, ``model`` and ``model_ema``.
 
     Raises:
-        CheckpointError: If the file cannot be read, holds no backbone of this family, or a key is
-            missing, unexpected or of another shape.
+        CheckpointError: If the file cannot be read, lacks ``key``, holds no backbone of this
+            family, or a parameter is missing, unexpected or of another shape.
     """
     try:
-        state_dict, wrapper = unwrap(read_checkpoint(checkpoint))
+        state_dict, wrapper = unwrap(read_checkpoint(checkpoint), key)
         state_dict = backbone.convert_checkpoint(select(state_dict, prefix))
         fresh = check_backbone(backbone, state_dict)
     except CheckpointError as error:
@@ -58,16 +64,26 @@ def load_backbone_weights(
     )
 
 
-def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def unwrap(content: Mapping[str, Any], key: str | None = None) -> tuple[dict[str, Tensor], str]:
     """The state dict in a checkpoint's content, and the key that wrapped it ('' for none).
+
+    Args:
+        content (Mapping[str, Any]): What the file holds.
+        key (str, optional): Take what is under this key. Defaults to None: the first of
+            ``WRAPPERS`` that is there.
 
     Raises:
         CheckpointError: If no state dict is found.
     """
-    for key in WRAPPERS:
-        if isinstance(content.get(key), Mapping):
-            inner, deeper = unwrap(content[key])
-            return inner, f'{key}.{deeper}' if deeper else key
+    if key is not None and not isinstance(content.get(key), Mapping):
+        raise CheckpointError(
+            f'there is no state dict under key {key!r}; its keys are '
+            f'{", ".join(map(str, list(content)[:8]))}'
+        )
+    for wrapper in WRAPPERS if key is None else (key,):
+        if isinstance(content.get(wrapper), Mapping):
+            inner, deeper = unwrap(content[wrapper])
+            return inner, f'{wrapper}.{deeper}' if deeper else wrapper
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise CheckpointError(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mambaout_mm.errors import near_names
 
-from .catalogue import SCHEME, resolve
+from .catalogue import SCHEMES, resolve
 from .errors import CheckpointError
 
 TIMM_SCHEME = 'timm://'
@@ -94,12 +94,12 @@ def _from_timm(checkpoint: str) -> dict[str, Tensor]:
 
 
 def _download(checkpoint: str) -> Path:
-    url = resolve(checkpoint) if checkpoint.startswith(SCHEME) else checkpoint
+    url = resolve(checkpoint) if checkpoint.startswith(SCHEMES) else checkpoint
     parts = urlparse(url)
     if parts.scheme not in ('http', 'https'):
         raise CheckpointError(
             f'cannot load a checkpoint from {checkpoint!r}; a path, an http(s) URL, '
-            f'{SCHEME}tiny or {TIMM_SCHEME}mambaout_tiny.in1k is expected'
+            f'mambaout://tiny or {TIMM_SCHEME}mambaout_tiny.in1k is expected'
         )
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
     name = os.path.basename(parts.path)

@@ -1,9 +1,11 @@
 """Every layout that a user may bring loads exactly, and everything else raises."""
 
 import io
+import json
 import logging
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import timm
@@ -323,14 +325,29 @@ def test_runner_checkpoints_of_either_numpy(old, tmp_path):
     assert_loaded(load(tmp_path / 'o.pth'), official)
 
 
-def test_catalogue_has_the_papers_variants():
-    assert [name.removeprefix('mambaout://') for name in CATALOGUE] == [
-        'femto',
-        'kobe',
-        'tiny',
-        'small',
-        'base',
-    ]
-    for name, url in CATALOGUE.items():
-        assert url.startswith('https://github.com/yuweihao/MambaOut/releases/download/model/')
-        assert url.endswith(f'mambaout_{name.removeprefix("mambaout://")}.pth')
+def test_catalogue_has_the_published_files():
+    files = {name: url.rsplit('/', 1)[1] for name, url in CATALOGUE.items()}
+    expected = {
+        f'mambaout://{variant}': f'mambaout_{variant}.pth'
+        for variant in ('femto', 'kobe', 'tiny', 'small', 'base')
+    }
+    for path in (Path(__file__).parents[1] / 'data' / 'keys').glob('vmamba_*.json'):
+        variant = path.stem.removeprefix('vmamba_')
+        if variant.startswith('v0_'):
+            variant = f'{variant[3:]}_v0'
+        released = json.loads(path.read_text())['official']['released_checkpoint']
+        expected[f'vmamba://{variant}'] = released
+    assert files == expected
+    assert {url.split('/releases/')[0] for url in CATALOGUE.values()} == {
+        'https://github.com/yuweihao/MambaOut',
+        'https://github.com/MzeroMiko/VMamba',
+    }
+
+
+def test_key_chooses_between_model_and_model_ema(tmp_path):
+    model, ema = official_state(1), official_state(2)
+    torch.save(dict(model=model, model_ema=ema), tmp_path / 'w.pth')
+    assert_loaded(load(tmp_path / 'w.pth', key='model_ema'), ema)
+    assert_loaded(load(tmp_path / 'w.pth', key='model'), model)
+    with pytest.raises(CheckpointError, match="no state dict under key 'ema'; its keys are model"):
+        load(tmp_path / 'w.pth', key='ema')

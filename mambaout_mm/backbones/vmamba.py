@@ -1,0 +1,390 @@
+"""VMamba: visual state space blocks that scan a map in four directions.
+
+Paper: arXiv 2401.10166. Parameter names are those of the official code (MzeroMiko/VMamba
+``classification/models/vmamba.py`` at 2ed52ea), so that its files load as they are. The ``v2``
+family is its ``v05_noz`` of the published models ``vssm1_*`` and ``vssm_*_0229``; ``v0`` is the
+first release (the "vanilla VMamba" and the VMamba rows of most comparisons, MambaOut's tables 2
+and 3 among them).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, trunc_normal_
+from torch import Tensor, nn
+
+from mambaout_mm.checkpoints import vmamba as checkpoint_layout
+from mambaout_mm.errors import near_names
+from mambaout_mm.ops.cross_scan import cross_merge, cross_scan
+from mambaout_mm.ops.selective_scan import selective_scan
+from mambaout_mm.registry import register_backbone
+
+from .pyramid import PyramidBackbone, drop_path_rates
+
+LN_EPS = 1e-5
+DIRECTIONS = 4
+
+_T = (96, 192, 384, 768)
+_B = (128, 256, 512, 1024)
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    'tiny_s1l8': dict(depths=(2, 2, 8, 2), dims=_T, ssm_ratio=1.0),
+    'tiny_s2l5': dict(depths=(2, 2, 5, 2), dims=_T, ssm_ratio=2.0),
+    'small_s2l15': dict(depths=(2, 2, 15, 2), dims=_T, ssm_ratio=2.0),
+    'small_s1l20': dict(depths=(2, 2, 20, 2), dims=_T, ssm_ratio=1.0),
+    'base_s2l15': dict(depths=(2, 2, 15, 2), dims=_B, ssm_ratio=2.0),
+    'base_s1l20': dict(depths=(2, 2, 20, 2), dims=_B, ssm_ratio=1.0),
+    'tiny_v0': dict(depths=(2, 2, 9, 2), dims=_T, version='v0'),
+    'small_v0': dict(depths=(2, 2, 27, 2), dims=_T, version='v0'),
+    'base_v0': dict(depths=(2, 2, 27, 2), dims=_B, version='v0'),
+}
+
+VERSION_DEFAULTS: dict[str, dict[str, Any]] = {
+    'v2': dict(ssm_ratio=1.0, d_state=1, mlp_ratio=4.0),
+    'v0': dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0),
+}
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    """LayerNorm over the last dimension with the official epsilon."""
+    return nn.LayerNorm(dim, eps=LN_EPS)
+
+
+class Permute(nn.Module):
+    """Reorder dimensions, where the official ``nn.Sequential`` has a numbered place for it."""
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(*self.order)
+
+
+def to_channels_last() -> Permute:
+    return Permute(0, 2, 3, 1)
+
+
+def to_channels_first() -> Permute:
+    return Permute(0, 3, 1, 2)
+
+
+def patch_embed_v2(dim: int) -> nn.Sequential:
+    """Two stride-2 convolutions: (N, 3, H, W) to (N, ceil(H/4), ceil(W/4), dim)."""
+    return nn.Sequential(
+        nn.Conv2d(3, dim // 2, 3, stride=2, padding=1),
+        to_channels_last(),
+        layer_norm(dim // 2),
+        to_channels_first(),
+        nn.GELU(),
+        nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
+        to_channels_last(),
+        layer_norm(dim),
+    )
+
+
+def patch_embed_v0(dim: int) -> nn.Sequential:
+    """Patches of 4x4, rest cut off: (N, 3, H, W) to (N, floor(H/4), floor(W/4), dim)."""
+    return nn.Sequential(nn.Conv2d(3, dim, 4, stride=4), to_channels_last(), layer_norm(dim))
+
+
+def downsample_v2(in_dim: int, out_dim: int) -> nn.Sequential:
+    """One stride-2 convolution: (N, H, W, in_dim) to (N, ceil(H/2), ceil(W/2), out_dim)."""
+    return nn.Sequential(
+        to_channels_first(),
+        nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1),
+        to_channels_last(),
+        layer_norm(out_dim),
+    )
+
+
+class PatchMerging(nn.Module):
+    """Each 2x2 pixels to one: (N, H, W, in_dim) to (N, ceil(H/2), ceil(W/2), out_dim)."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * in_dim, out_dim, bias=False)
+        self.norm = layer_norm(4 * in_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        # The order of Swin: down before right
+        quarters = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(quarters, dim=-1)))
+
+
+class SS2D(nn.Module):
+    """2-D selective scan: (N, H, W, dim) to the same shape.
+
+    Project, convolve 3x3, scan in four directions with parameters computed from the input, sum,
+    normalise, project back. ``v0`` has a gate beside it.
+
+    Args:
+        dim (int): Channels.
+        ssm_ratio (float): D = int(ssm_ratio * dim) channels in each direction.
+        d_state (int): Size N of a channel's state.
+        gate (bool): Multiply by SiLU(z), z a second half of ``in_proj``; the convolution then has
+            a bias (v0).
+    """
+
+    def __init__(self, dim: int, ssm_ratio: float, d_state: int, gate: bool) -> None:
+        super().__init__()
+        inner = int(ssm_ratio * dim)
+        rank = math.ceil(dim / 16)
+        self.split = (rank, d_state, d_state)
+        self.gate = gate
+        self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=gate)
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, sum(self.split), inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        self.A_logs = nn.Parameter(torch.empty(DIRECTIONS * inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(DIRECTIONS * inner))
+        self.out_norm = layer_norm(inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.reset_scan_parameters()
+
+    def reset_scan_parameters(self) -> None:
+        """Mamba's initialisation (state-spaces/mamba ``mamba_simple.py``): steps of .001 to .1."""
+        inner, rank = self.dt_projs_weight.shape[1:]
+        with torch.no_grad():
+            self.x_proj_weight.uniform_(-(inner**-0.5), inner**-0.5)
+            self.dt_projs_weight.uniform_(-(rank**-0.5), rank**-0.5)
+            low, high = math.log(1e-3), math.log(1e-1)
+            dt = self.dt_projs_bias.uniform_(low, high).exp_().clamp_(min=1e-4)
+            dt.add_(torch.log(-torch.expm1(-dt)))  # inverse of softplus
+            states = torch.arange(1, self.A_logs.shape[1] + 1, dtype=torch.float32)
+            self.A_logs.copy_(states.log())
+            self.Ds.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        x = self.in_proj(x)  # (N, H, W, D)
+        if self.gate:
+            x, z = x.chunk(2, dim=-1)
+        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        x = cross_scan(x)  # (N, 4, L, D)
+        parameters = x @ self.x_proj_weight.transpose(1, 2)  # (N, 4, L, R + 2 d_state)
+        dt, B, C = parameters.split(self.split, dim=-1)
+        dt = dt @ self.dt_projs_weight.transpose(1, 2)  # (N, 4, L, D)
+        y = selective_scan(
+            x.transpose(2, 3),
+            dt.transpose(2, 3),
+            -torch.exp(self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32))),
+            B.transpose(2, 3),
+            C.transpose(2, 3),
+            self.Ds,
+            self.dt_projs_bias.flatten(),
+        )  # (N, 4, D, L)
+        y = self.out_norm(cross_merge(y.transpose(2, 3), height, width))  # (N, H, W, D)
+        return self.out_proj(y * F.silu(z) if self.gate else y)
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear over the last dimension."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class VSSBlock(nn.Module):
+    """``x + op(norm(x))``, then ``x + mlp(norm2(x))`` where there is an MLP; (N, H, W, dim)."""
+
+    def __init__(
+        self,
+        dim: int,
+        ssm_ratio: float,
+        d_state: int,
+        mlp_ratio: float,
+        gate: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm = layer_norm(dim)
+        self.op = SS2D(dim, ssm_ratio, d_state, gate)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.mlp = None
+        if mlp_ratio > 0:
+            self.norm2 = layer_norm(dim)
+            self.mlp = MLP(dim, int(mlp_ratio * dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.op(self.norm(x)))
+        if self.mlp is not None:
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+@register_backbone
+class VMamba(PyramidBackbone):
+    """VMamba as a four-stage backbone for mmdet and mmseg (arXiv 2401.10166).
+
+    The first convolution of ``v0`` has 4x4 patches without padding: an H or W that 4 does not
+    divide is cut (70x90 gives 17x22), as in the official code; every other step rounds up.
+
+    Args:
+        arch (str | dict): A published variant, one of ``tiny_s1l8``, ``tiny_s2l5``,
+            ``small_s2l15``, ``small_s1l20``, ``base_s2l15``, ``base_s1l20`` (v2, named after
+            ssm_ratio and the third stage's depth), ``tiny_v0``, ``small_v0``, ``base_v0``; or a
+            dict with ``depths`` and ``dims`` (four integers each) and optionally ``version`` ('v2'
+            or 'v0'; Defaults to 'v2'), ``ssm_ratio`` (1, v0: 2), ``d_state`` (1, v0: 16) and
+            ``mlp_ratio`` (4, v0: 0, no MLP). Defaults to 'tiny_s1l8'.
+        drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
+            at the last. Defaults to 0.0.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+
+    Raises:
+        ValueError: If ``arch`` is unknown or one of its numbers does not fit.
+
+    Example:
+        >>> import torch
+        >>> from mambaout_mm import VMamba
+        >>> backbone = VMamba('tiny_s1l8')
+        >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] = 'tiny_s1l8',
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_norm: bool = True,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        numbers = resolve_arch(arch)
+        depths, dims = numbers['depths'], numbers['dims']
+        super().__init__(
+            depths=depths,
+            dims=dims,
+            out_indices=out_indices,
+            output_norm=output_norm,
+            norm_eps=LN_EPS,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        v0 = numbers['version'] == 'v0'
+        self.patch_embed = (patch_embed_v0 if v0 else patch_embed_v2)(dims[0])
+        rates = drop_path_rates(drop_path_rate, depths)
+        self.layers = nn.ModuleList()
+        for i in range(self.num_stages):
+            blocks = (
+                VSSBlock(
+                    dims[i],
+                    numbers['ssm_ratio'],
+                    numbers['d_state'],
+                    numbers['mlp_ratio'],
+                    gate=v0,
+                    drop_path=rate,
+                )
+                for rate in rates[i]
+            )
+            self.layers.append(nn.ModuleDict(dict(blocks=nn.Sequential(*blocks))))
+            if i + 1 < self.num_stages:
+                self.layers[i]['downsample'] = (PatchMerging if v0 else downsample_v2)(
+                    dims[i], dims[i + 1]
+                )
+        self.apply(_init_linear)
+        self.freeze_stages()
+
+    def forward_stage(self, i: int, x: Tensor) -> Tensor:
+        x = self.patch_embed(x) if i == 0 else self.layers[i - 1]['downsample'](x)
+        for block in self.layers[i]['blocks']:
+            x = self.run_block(block, x)
+        return x
+
+    def modules_of_stage(self, i: int) -> list[nn.Module]:
+        if i == -1:
+            return [self.patch_embed]
+        blocks = [self.layers[i]['blocks']]
+        return blocks if i == 0 else [self.layers[i - 1]['downsample'], *blocks]
+
+    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
+        part, *rest = param_name.split('.')
+        if part == 'patch_embed':
+            return 0, None
+        if part != 'layers':
+            return None
+        stage = int(rest[0])
+        return (stage + 1, None) if rest[1] == 'downsample' else (stage, int(rest[2]))
+
+    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        official = checkpoint_layout.to_official(state_dict)
+        # What leads to a stage that out_indices does not use is not built.
+        unused = f'layers.{self.num_stages - 1}.downsample.'
+        return {name: x for name, x in official.items() if not name.startswith(unused)}
+
+    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
+        found = checkpoint_layout.measure(state_dict)
+        names = [
+            name
+            for name in ARCHITECTURES
+            if all(found[k] == v for k, v in _measurable(resolve_arch(name)).items())
+        ]
+        numbers = (
+            f'depths {found["depths"]}, dims {found["dims"]}, {found["inner"]} channels and '
+            f'{found["d_state"]} states in the first scan'
+        )
+        return f'VMamba {names[0]} ({numbers})' if names else f'a VMamba of {numbers}'
+
+
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name or a key is unknown, or ``depths`` or ``dims`` is missing.
+    """
+    if isinstance(arch, str):
+        if arch not in ARCHITECTURES:
+            raise ValueError(
+                f'unknown VMamba arch {arch!r}; known: {", ".join(ARCHITECTURES)}, or a dict with '
+                'depths and dims'
+            )
+        arch = ARCHITECTURES[arch]
+    version = arch.get('version', 'v2')
+    if version not in VERSION_DEFAULTS:
+        raise ValueError(f'version must be one of {", ".join(VERSION_DEFAULTS)}, got {version!r}')
+    defaults = VERSION_DEFAULTS[version]
+    known = ['depths', 'dims', 'version', *defaults]
+    for key in arch:
+        if key not in known:
+            raise ValueError(f'unknown key {key!r} in arch; {near_names(key, known)}')
+    if 'depths' not in arch or 'dims' not in arch:
+        raise ValueError(f'arch needs depths and dims, got only {sorted(arch)}')
+    numbers = {**defaults, **arch, 'version': version}
+    # Configs and command lines bring lists.
+    numbers['depths'], numbers['dims'] = tuple(numbers['depths']), tuple(numbers['dims'])
+    if numbers['d_state'] < 1 or int(numbers['ssm_ratio'] * min(numbers['dims'])) < 1:
+        raise ValueError(
+            f'd_state and ssm_ratio must leave at least one state and one channel, got '
+            f'{numbers["d_state"]} and {numbers["ssm_ratio"]}'
+        )
+    return numbers
+
+
+def _measurable(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The part of a variant's numbers that its tensors' shapes show."""
+    inner = int(numbers['ssm_ratio'] * numbers['dims'][0])
+    return dict(
+        depths=numbers['depths'], dims=numbers['dims'], inner=inner, d_state=numbers['d_state']
+    )
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Convolutions keep PyTorch's initialisation, as in the official code."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

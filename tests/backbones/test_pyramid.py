@@ -1,0 +1,167 @@
+"""What every family promises as a backbone (PyramidBackbone)."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
+
+from mambaout_mm import MambaOut, VMamba
+
+NUMBERS = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
+FAMILIES = {
+    'MambaOut': (MambaOut, NUMBERS),
+    'VMamba': (VMamba, NUMBERS),
+    'VMamba v0': (VMamba, dict(NUMBERS, version='v0', d_state=2)),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def build(request):
+    """Builds a small network of one family."""
+    cls, arch = FAMILIES[request.param]
+
+    def build(**kwargs):
+        return cls(**{'arch': arch, **kwargs})
+
+    build.floors = request.param == 'VMamba v0'  # its stem cuts what 4 does not divide
+    return build
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 63), (64, 96), (75, 50), (224, 100)])
+def test_maps_are_nchw_and_round_up_at_each_stride(build, size):
+    backbone = build()
+    outs = backbone(torch.randn(2, 3, *size))
+    assert isinstance(outs, tuple)
+    if build.floors:
+        size = [n // 4 * 4 for n in size]
+    for out, channels, stride in zip(
+        outs, backbone.out_channels, backbone.out_strides, strict=True
+    ):
+        assert out.shape == (2, channels, *(-(-n // stride) for n in size))
+
+
+@pytest.mark.parametrize('output_norm', [True, False])
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2, 3), (3,), (0, 2), (0,)])
+def test_every_parameter_receives_a_gradient(build, out_indices, output_norm):
+    """An unused one stops DistributedDataParallel."""
+    backbone = build(out_indices=out_indices, output_norm=output_norm)
+    outs = backbone(torch.randn(1, 3, 64, 64))
+    assert len(outs) == len(out_indices)
+    assert [o.shape[1] for o in outs] == list(backbone.out_channels)
+    sum((out * torch.randn_like(out)).sum() for out in outs).backward()
+    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+    norms = {n.split('.')[0] for n, _ in backbone.named_parameters() if n.startswith('norm')}
+    assert norms == ({f'norm{i}' for i in out_indices} if output_norm else set())
+
+
+def test_output_norm_normalises_each_pixel(build):
+    out = build()(torch.randn(1, 3, 64, 64))[1]
+    assert out.mean(1).abs().max() < 1e-5
+    assert (out.var(1, unbiased=False) - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
+def test_frozen_stages(build, frozen_stages):
+    backbone = build(frozen_stages=frozen_stages, drop_path_rate=0.5)
+    assert backbone.train() is backbone
+    for name, param in backbone.named_parameters():
+        position = backbone.stage_and_block(name)
+        if position is None:
+            assert name.startswith('norm')
+            frozen = int(name[4]) < frozen_stages
+        elif position == (0, None):
+            frozen = frozen_stages >= 0
+        else:
+            frozen = position[0] < frozen_stages
+        assert param.requires_grad != frozen, name
+    for i in range(4):
+        training = {m.training for part in backbone.modules_of_stage(i) for m in part.modules()}
+        assert training == {i >= frozen_stages}
+    assert not any(m.training for m in backbone.eval().modules())
+
+
+def test_checkpointing_gives_the_same_gradients_and_keeps_less(build):
+    torch.manual_seed(0)
+    plain, saving = build(), build(with_cp=True)
+    saving.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    kept = []
+    for backbone in (plain, saving):
+        sizes = []
+
+        def pack(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            sum(out.square().sum() for out in backbone(image)).backward()
+        kept.append(sum(sizes))
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_drop_path_rises_linearly_over_all_blocks(build):
+    backbone = build(drop_path_rate=0.4)
+    rates = {}
+    for name, module in backbone.named_modules():
+        if name.endswith('.drop_path'):
+            rates[backbone.stage_and_block(name)] = getattr(module, 'drop_prob', 0.0)
+    assert [rates[key] for key in sorted(rates)] == pytest.approx(np.linspace(0, 0.4, 5), abs=1e-6)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmengine'])
+@pytest.mark.parametrize('prefix', ['', 'mambaout_mm.'])
+def test_builds_by_name_from_any_scope(build, scope, prefix):
+    cls = type(build())
+    with DefaultScope.overwrite_default_scope(scope):
+        backbone = MMENGINE_MODELS.build(dict(type=f'{prefix}{cls.__name__}', arch=NUMBERS))
+    assert type(backbone) is cls
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        (dict(arch='tinny'), r"unknown \w+ arch 'tinny'; known: "),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), 'arch needs depths and dims'),
+        (dict(arch=dict(NUMBERS, depht=5)), "unknown key 'depht' in arch; did you mean depths"),
+        (dict(arch=dict(depths=(1, 1, 1), dims=(8, 8, 8))), 'depths must be four positive'),
+        (dict(out_indices=(0, 4)), r'out of 0, 1, 2, 3; got \(0, 4\)'),
+        (dict(out_indices=(2, 1)), 'out_indices must be ascending'),
+        (dict(out_indices=()), 'out_indices must be ascending'),
+        (dict(frozen_stages=5), 'frozen_stages must be between -1'),
+        (dict(out_indices=(0,), frozen_stages=2), 'all 1 stages'),
+    ],
+)
+def test_bad_arguments_are_named(build, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        build(**kwargs)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_mixed_precision_on_cuda(build, dtype, with_cp):
+    backbone = build(with_cp=with_cp, drop_path_rate=0.1).cuda()
+    image = torch.randn(2, 3, 96, 64, device='cuda')
+    with torch.autocast('cuda', dtype):
+        loss = sum(out.float().square().mean() for out in backbone(image))
+    loss.backward()
+    for name, param in backbone.named_parameters():
+        assert torch.isfinite(param.grad).all(), name
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_cuda_agrees_with_cpu(build):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    backbone = build().eval()
+    image = torch.randn(1, 3, 133, 97)
+    with torch.no_grad():
+        expected = backbone(image)
+        outs = backbone.cuda()(image.cuda())
+    for out, reference in zip(outs, expected, strict=True):
+        error = (out.cpu() - reference).abs().max() / reference.abs().max()
+        assert error < 1e-4
