@@ -1,14 +1,24 @@
-"""Parameters and multiply-accumulates of a whole model, the way the paper's tables count them."""
+"""Parameters and multiply-accumulates, by one rule for every backbone.
 
+The rule is the one behind the tables of MambaOut and VMamba: multiply-accumulates of convolutions
+and matrix products, LayerNorm 5 for each element (``mmengine.analysis`` as it is), and for a
+selective scan 9 * b * L * G * D * N, plus b * L * G * D where there is a skip connection D
+(``flops_selective_scan_fn``, MzeroMiko/VMamba ``csms6s.py`` at 2ed52ea; state-spaces/mamba issue
+#110). The scan's are floating-point operations added to multiply-accumulates, as published. Gates,
+activations, pooling and RoIAlign count nothing.
+"""
+
+import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
 
 class Complexity(NamedTuple):
@@ -16,9 +26,7 @@ class Complexity(NamedTuple):
 
     Attributes:
         params (int): Number of parameters.
-        macs (int): Multiply-accumulates of one forward pass of one image: convolutions and matrix
-            products count one for each multiply-add, LayerNorm five for each element
-            (``mmengine.analysis``); activations, pooling and RoIAlign nothing.
+        macs (int): Multiply-accumulates of one forward pass of one image, by this module's rule.
     """
 
     params: int
@@ -53,9 +61,36 @@ def model_complexity(cfg: Config, size: tuple[int, int]) -> Complexity:
             )
         )
         model.forward = partial(model.forward, data_samples=[sample])
-    image = torch.zeros(1, 3, *size)
+    macs = count_macs(model, torch.zeros(1, 3, *size))
+    return Complexity(sum(p.numel() for p in model.parameters()), macs)
+
+
+def count_macs(model: nn.Module, image: Tensor) -> int:
+    """Multiply-accumulates of ``model(image)``, by this module's rule.
+
+    Args:
+        model (nn.Module): In eval mode.
+        image (Tensor): What it takes, for example (1, 3, H, W).
+
+    Returns:
+        int: The count.
+    """
     analyzer = FlopAnalyzer(model, image)
+    analyzer.set_op_handle('mambaout_mm::selective_scan', _scan_macs)
+    # Attention that is not fused shows MMEngine its two products.
+    analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():
-        macs = int(analyzer.total())
-    return Complexity(sum(p.numel() for p in model.parameters()), macs)
+        return int(analyzer.total())
+
+
+def _scan_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    u, _, A, _, _, D, *_ = inputs
+    elements = math.prod(get_shape(u))  # b * G * D * L
+    skip = 0 if get_shape(D) is None else 1
+    return (9 * get_shape(A)[1] + skip) * elements
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    q, k, v = (get_shape(x) for x in inputs[:3])  # (..., L, E), (..., S, E), (..., S, Ev)
+    return math.prod(q) * k[-2] + math.prod(q[:-1]) * k[-2] * v[-1]

@@ -1,0 +1,63 @@
+"""The counting rule, on parts whose cost is known."""
+
+import pytest
+import torch
+from timm.layers import Attention
+from torch import nn
+
+from mambaout_mm import MambaOut, VMamba
+from mambaout_mm.comparison.complexity import count_macs
+from mambaout_mm.ops.selective_scan import selective_scan
+
+
+class Scan(nn.Module):
+    """A scan of 2 groups of 3 channels with ``state`` states, all from its input's shape."""
+
+    def __init__(self, state, skip):
+        super().__init__()
+        self.state, self.skip = state, skip
+
+    def forward(self, u):
+        vectors = u.new_ones(u.shape[0], 2, self.state, u.shape[2])
+        D = u.new_ones(6) if self.skip else None
+        return selective_scan(u, u, -u.new_ones(6, self.state), vectors, vectors, D)
+
+
+@pytest.mark.parametrize(('state', 'skip'), [(1, True), (16, True), (4, False)])
+def test_a_scan_counts_nine_for_each_state_and_one_for_the_skip(state, skip):
+    macs = count_macs(Scan(state, skip).eval(), torch.zeros(2, 6, 50))
+    assert macs == (9 * state + skip) * 2 * 6 * 50
+
+
+# The README of MzeroMiko/VMamba at 2ed52ea, with the classifier's 0.001.
+@pytest.mark.parametrize(
+    ('variant', 'published'),
+    [
+        ('tiny_s1l8', 4.9),
+        ('tiny_s2l5', 4.9),
+        ('small_s2l15', 8.7),
+        ('small_s1l20', 8.6),
+        ('base_s2l15', 15.4),
+        ('base_s1l20', 15.2),
+        ('tiny_v0', 5.6),
+        ('small_v0', 11.2),
+        ('base_v0', 18.0),
+    ],
+)
+def test_vmambas_cost_what_its_readme_says(variant, published):
+    macs = count_macs(VMamba(variant, output_norm=False).eval(), torch.zeros(1, 3, 224, 224))
+    assert macs / 1e9 == pytest.approx(published, abs=0.051)
+
+
+def test_mambaout_tiny_costs_what_the_paper_says():
+    macs = count_macs(MambaOut('tiny', output_norm=False).eval(), torch.zeros(1, 3, 224, 224))
+    assert macs / 1e9 == pytest.approx(4.5, abs=0.05)
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_attention_counts_its_two_products(fused):
+    attention = Attention(16, num_heads=2).eval()
+    attention.fused_attn = fused
+    macs = count_macs(attention, torch.zeros(3, 10, 16))
+    projections = 3 * 10 * 16 * (3 * 16 + 16)
+    assert macs == projections + 2 * 3 * 10 * 10 * 16
