@@ -11,7 +11,12 @@ optim_wrapper = dict(
         betas=(0.9, 0.999),  # Swin: mmdet's Swin-T 1x
         weight_decay=0.05,  # Swin
     ),
-    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0)}),  # Swin
+    paramwise_cfg=dict(  # Swin; backbones other than Swin have no position bias
+        custom_keys={
+            'norm': dict(decay_mult=0.0),
+            'relative_position_bias_table': dict(decay_mult=0.0),
+        }
+    ),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),  # Swin

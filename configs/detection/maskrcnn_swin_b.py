@@ -1,0 +1,12 @@
+_base_ = ['./maskrcnn_mambaout_t.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mambaout_mm.TimmPyramid',
+        model_name='swin_base_patch4_window7_224',
+        drop_path_rate=0.3,  # its authors' Cascade Mask R-CNN (3x); no Mask R-CNN of it
+        init_cfg=dict(type='Pretrained', checkpoint='timm://swin_base_patch4_window7_224.ms_in1k'),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

@@ -1,0 +1,14 @@
+_base_ = ['./upernet_mambaout_t.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mambaout_mm.VMamba',
+        arch='small_s2l15',
+        drop_path_rate=0.3,  # VMamba's segmentation configs (MzeroMiko/VMamba, vssm1)
+        # Its segmentors start from `model`; `model_ema` has the published top-1.
+        init_cfg=dict(type='Pretrained', checkpoint='vmamba://small_s2l15', key='model'),
+    ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)
