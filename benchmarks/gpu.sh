@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite, the demo in mixed precision, and training timings, on a machine that has
+# The test suite, the demo in mixed precision, training and operator timings, on a machine that has
 # Python, PyTorch with CUDA and torchvision; nothing is downloaded. See benchmarks/README.md.
 #
 #   benchmarks/gpu.sh [arguments of gpu_train.py, such as --iterations 100]
@@ -47,8 +47,8 @@ if [ -d "$WHEELS" ]; then
     step 'install wheels' \
         python3 -m pip install -q --no-index --no-deps --target "$SITE" "$WHEELS"/*.whl
 fi
-# A table of this run alone.
-rm -f "$OUT/gpu_train.csv"
+# Tables of this run alone.
+rm -f "$OUT/gpu_train.csv" "$OUT/selective_scan.csv"
 
 # All of it, not only what is marked cuda: runs in the tests take the GPU where there is one.
 step 'test suite' python3 -m pytest -p no:cacheprovider
@@ -57,7 +57,10 @@ step 'demo, mixed precision' python3 tools/train.py \
 # A process for each, so that memory and a CUDA error of one do not reach the other.
 step 'train detection' python3 benchmarks/gpu_train.py --task detection "$@"
 step 'train segmentation' python3 benchmarks/gpu_train.py --task segmentation "$@"
+step 'selective scan' python3 benchmarks/selective_scan.py --device cuda --rounds 30
 
 printf '\n== summary\n%s' "$summary"
-[ ! -f "$OUT/gpu_train.csv" ] || cat "$OUT/gpu_train.csv"
+for table in gpu_train selective_scan; do
+    [ ! -f "$OUT/$table.csv" ] || cat "$OUT/$table.csv"
+done
 exit $failed

@@ -1,0 +1,204 @@
+"""Time the selective scan against the plain recurrence and, on CUDA, against the copy rate.
+
+`python benchmarks/selective_scan.py` checks parity first, then takes turns between the two in one
+process and writes medians with their spread to selective_scan.csv.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mambaout_mm.ops.selective_scan import selective_scan
+from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
+
+ROOT = Path(__file__).parents[1]
+CSV_NAME = 'selective_scan.csv'
+GROUPS = 4  # the directions of VMamba
+PARITY_LENGTH = 500
+
+
+class Case(NamedTuple):
+    """One size: sequence length, channels of all groups, states."""
+
+    length: int
+    channels: int
+    state: int
+
+
+CASES = {
+    'cpu': [Case(16000, 384, 1), Case(4000, 384, 16)],
+    'cuda': [Case(64000, 384, 1), Case(16000, 768, 1), Case(4000, 384, 16)],
+}
+
+
+def inputs_of(case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Arguments of `selective_scan` with channels last in memory, as VMamba passes them."""
+    torch.manual_seed(0)
+    length, channels, state = case
+
+    def sequence() -> Tensor:  # (1, G, D, L) of memory (1, G, L, D)
+        values = torch.randn(1, GROUPS, length, channels // GROUPS, device=device)
+        return values.to(dtype).transpose(2, 3)
+
+    return [
+        sequence(),
+        sequence(),
+        -0.1 - torch.rand(channels, state, device=device),
+        torch.randn(1, GROUPS, state, length, device=device).to(dtype),
+        torch.randn(1, GROUPS, state, length, device=device).to(dtype),
+        torch.randn(channels, device=device),
+        torch.randn(channels, device=device) - 3,
+    ]
+
+
+def gradients(scan: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    return torch.autograd.grad(scan(*leaves).sum(), leaves)
+
+
+def forward(scan: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor]:
+    with torch.no_grad():
+        return (scan(*inputs),)
+
+
+def check_parity(case: Case, dtype: torch.dtype, device: str) -> float:
+    """Largest relative error of output and gradients against float64 at a shorter length."""
+    inputs = inputs_of(case._replace(length=PARITY_LENGTH), dtype, device)
+    exact = [x.double() for x in inputs]
+    errors = []
+    for run in (forward, gradients):
+        ours, theirs = run(selective_scan, inputs), run(selective_scan_reference, exact)
+        for a, b in zip(ours, theirs, strict=True):
+            errors.append(((a.double() - b).abs().max() / b.abs().max()).item())
+    return max(errors)
+
+
+def seconds_of(call: Callable[[], object], device: str) -> float:
+    if device == 'cpu':
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def take_turns(
+    calls: dict[str, Callable[[], object]], rounds: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, after one round to warm up."""
+    times = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            times[name].append(seconds_of(call, device))
+    return {name: seconds[1:] for name, seconds in times.items()}
+
+
+def benchmark(case: Case, what: str, dtype: torch.dtype, rounds: int, device: str) -> dict:
+    """One row: the scan, what it is compared with, and their ratio.
+
+    On a CPU that is the plain recurrence. On CUDA it is a copy of as many bytes as have to move:
+    forward u and delta in and y out, with u and delta read twice (chunk totals, then states);
+    backward the same inputs and grad_y in and two gradients out.
+    """
+    inputs = inputs_of(case, dtype, device)
+    run = forward if what == 'forward' else gradients
+    calls = {'scan': lambda: run(selective_scan, inputs)}
+    if device == 'cpu':
+        other = 'loop'
+        calls[other] = lambda: run(selective_scan_reference, inputs)
+    else:
+        other = 'copy'
+        elements = {'forward': 5, 'forward+backward': 5 + 8}[what]
+        # A copy reads and writes: half the elements each.
+        source = torch.empty(elements * inputs[0].numel() // 2, dtype=dtype, device=device)
+        target = torch.empty_like(source)
+        calls[other] = lambda: target.copy_(source)
+    times = take_turns(calls, rounds, device)
+    row = dict(length=case.length, channels=case.channels, state=case.state, what=what)
+    row |= dict(dtype=str(dtype).removeprefix('torch.'), compared_with=other, rounds=rounds)
+    for name, seconds in times.items():
+        deciles = statistics.quantiles(seconds, n=10, method='inclusive')
+        name = 'scan' if name == 'scan' else 'other'
+        row[f'{name}_ms_median'] = round(1e3 * statistics.median(seconds), 4)
+        row[f'{name}_ms_p10'] = round(1e3 * deciles[0], 4)
+        row[f'{name}_ms_p90'] = round(1e3 * deciles[-1], 4)
+    row['other_over_scan'] = round(row['other_ms_median'] / row['scan_ms_median'], 3)
+    return row
+
+
+def processor_name() -> str:
+    """What Linux calls the processor; Python has no name for it there."""
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the benchmark.
+
+    Args:
+        argv (list[str] | None): Arguments; those of the process where None. Defaults to None.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument(
+        '--case',
+        type=int,
+        nargs=3,
+        metavar=Case._fields,
+        help='only this size (default: those of the device)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path(os.environ.get('OUT', ROOT / 'benchmarks' / 'results')),
+        help=f'folder of {CSV_NAME} (default: $OUT, or benchmarks/results)',
+    )
+    args = parser.parse_args(argv)
+    if args.rounds < 2:
+        parser.error('--rounds must be at least 2')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        sys.exit('error: no CUDA device is available to PyTorch')
+    dtypes = [torch.float32] if args.device == 'cpu' else [torch.float32, torch.bfloat16]
+    machine = dict(
+        device=torch.cuda.get_device_name() if args.device == 'cuda' else processor_name(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+    rows = []
+    for case in [Case(*args.case)] if args.case else CASES[args.device]:
+        for dtype in dtypes:
+            error = check_parity(case, dtype, args.device)
+            if not error < (1e-4 if dtype == torch.float32 else 2e-2):
+                sys.exit(f'error: {case} in {dtype} is wrong by {error:.1e}; nothing is timed')
+            for what in ('forward', 'forward+backward'):
+                row = benchmark(case, what, dtype, args.rounds, args.device)
+                rows.append(row | dict(parity=f'{error:.1e}') | machine)
+                print(*(f'{key}={value}' for key, value in rows[-1].items()), sep='  ')
+    args.out.mkdir(parents=True, exist_ok=True)
+    unfinished = args.out / f'.{CSV_NAME}'
+    with unfinished.open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished.replace(args.out / CSV_NAME)
+
+
+if __name__ == '__main__':
+    main()
