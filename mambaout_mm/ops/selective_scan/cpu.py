@@ -8,7 +8,7 @@ error grows with the length of the sequence.
 
 The backward pass recomputes a segment's states from its first one. The adjoint g of the states runs
 backwards through the same recurrence, ``g_t = C_t dy_t + a_{t+1} g_{t+1}`` with a = exp(dt A).
-Nothing of size L * G * D * N is ever held.
+Nothing of size L * G * D * N is held: kept from pass to pass is at most N / 64 times the size of u.
 
 Inside a segment time comes first: arrays are (S, b, G, N or 1, D), D the channels of one group.
 """
@@ -44,9 +44,9 @@ def forward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Output (b, G, D, L) in the dtype of ``u``, and the state before each segment."""
+    """Output (b, G, D, L) and the state before each segment, in float32 (float64 of float64)."""
     scan = _Segments(u, delta, A, B, C, delta_bias, delta_softplus)
-    y = torch.empty_like(u)
+    y = torch.empty_like(u, dtype=scan.dtype)
     y_time_first = scan.time_first(y)
     skip = None if D is None else scan.per_channel(D)
     starts = u.new_empty(states_shape(*u.shape, A.shape[1]), dtype=scan.dtype)
@@ -302,7 +302,8 @@ def _softplus_(x: Tensor) -> None:
 
 
 def _segment_length(width: int) -> int:
-    return max(16, SEGMENT_ELEMENTS // width)
+    """Steps in a segment; 64 at least, since its first state is kept for the backward pass."""
+    return max(64, SEGMENT_ELEMENTS // width)
 
 
 def _chunks(length: int, width: int) -> int:

@@ -17,7 +17,7 @@ def selective_scan_reference(
 ) -> Tensor:
     """Plain recurrence of :func:`mambaout_mm.ops.selective_scan.selective_scan`, by autograd.
 
-    Computes in float64 where ``u`` is float64, else in float32. For checking: a Python step for
+    Computes and returns float64 where ``u`` is float64, else float32. For checking: a Python step for
     every element of the sequence, and every state in memory.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
@@ -42,4 +42,4 @@ def selective_scan_reference(
     y = y.permute(1, 2, 3, 0).flatten(1, 2)  # (b, G * D, L)
     if D is not None:
         y = y + D.to(dtype)[:, None] * x
-    return y.reshape(shape).to(u.dtype)
+    return y.reshape(shape)
