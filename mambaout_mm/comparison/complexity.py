@@ -1,20 +1,17 @@
 """Parameters and multiply-accumulates, by one rule for every backbone.
 
-The rule is the one behind the tables of MambaOut and VMamba: multiply-accumulates of convolutions
-and matrix products, LayerNorm 5 for each element (``mmengine.analysis`` as it is), and for a
-selective scan 9 * b * L * G * D * N, plus b * L * G * D where there is a skip connection D
-(``flops_selective_scan_fn``, MzeroMiko/VMamba ``csms6s.py`` at 2ed52ea; state-spaces/mamba issue
-#110). The scan's are floating-point operations added to multiply-accumulates, as published. Gates,
-activations, pooling and RoIAlign count nothing.
+The rule is the one behind the tables of MambaOut and VMamba, and what ``mmengine.analysis`` counts
+once this package is imported: multiply-accumulates of convolutions and matrix products, LayerNorm 5
+for each element, and the scan and fused attention by :mod:`mambaout_mm.compat.flop_counter`. The
+scan's are floating-point operations added to multiply-accumulates, as published. Gates, activations,
+pooling and RoIAlign count nothing.
 """
 
-import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
@@ -76,21 +73,6 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
         int: The count.
     """
     analyzer = FlopAnalyzer(model, image)
-    analyzer.set_op_handle('mambaout_mm::selective_scan', _scan_macs)
-    # Attention that is not fused shows MMEngine its two products.
-    analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():
         return int(analyzer.total())
-
-
-def _scan_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    u, _, A, _, _, D, *_ = inputs
-    elements = math.prod(get_shape(u))  # b * G * D * L
-    skip = 0 if get_shape(D) is None else 1
-    return (9 * get_shape(A)[1] + skip) * elements
-
-
-def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    q, k, v = (get_shape(x) for x in inputs[:3])  # (..., L, E), (..., S, E), (..., S, Ev)
-    return math.prod(q) * k[-2] + math.prod(q[:-1]) * k[-2] * v[-1]

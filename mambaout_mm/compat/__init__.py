@@ -1,1 +1,1 @@
-"""Stand-ins that let OpenMMLab run where one of its compiled parts is missing."""
+"""What OpenMMLab lacks here, added from outside: compiled operators, FLOPs of new operators."""

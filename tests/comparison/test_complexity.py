@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.analysis import get_model_complexity_info
 from timm.layers import Attention
 from torch import nn
 
@@ -52,6 +53,12 @@ def test_vmambas_cost_what_its_readme_says(variant, published):
 def test_mambaout_tiny_costs_what_the_paper_says():
     macs = count_macs(MambaOut('tiny', output_norm=False).eval(), torch.zeros(1, 3, 224, 224))
     assert macs / 1e9 == pytest.approx(4.5, abs=0.05)
+
+
+def test_mmengines_own_tools_count_the_scan():
+    model = Scan(1, True).eval()
+    counted = get_model_complexity_info(model, inputs=(torch.zeros(1, 6, 50),), show_table=False)
+    assert counted['flops'] == 10 * 6 * 50
 
 
 @pytest.mark.parametrize('fused', [True, False])
