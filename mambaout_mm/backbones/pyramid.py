@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mambaout_mm.checkpoints import load_backbone_weights
+from mambaout_mm.checkpoints import CheckpointError, load_backbone_weights
 
 STAGE_STRIDES = (4, 8, 16, 32)
 
@@ -75,6 +75,7 @@ class PyramidBackbone(BaseModule):
         self.output_norm = output_norm
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.register_load_state_dict_pre_hook(_rename_published)
         if output_norm:
             for i in out_indices:
                 self.add_module(f'norm{i}', nn.LayerNorm(dims[i], eps=norm_eps))
@@ -154,6 +155,29 @@ class PyramidBackbone(BaseModule):
         """
         raise NotImplementedError
 
+    def rename_published(self, state_dict: dict[str, Tensor], prefix: str = '') -> None:
+        """Give a published layout's parameters their names here, in place.
+
+        So ``load_from``, resuming and testing take what :meth:`init_weights` takes: a published
+        detector's backbone, say. What this model does not know is left as it is, for the loader to
+        complain of.
+
+        Args:
+            state_dict (dict[str, Tensor]): Of the backbone, or of a model that holds it.
+            prefix (str): What precedes the backbone's names in it. Defaults to ''.
+        """
+        given = {n.removeprefix(prefix): x for n, x in state_dict.items() if n.startswith(prefix)}
+        own = {name for name, _ in self.named_parameters()}
+        if own <= given.keys():
+            return
+        try:
+            renamed = self.convert_checkpoint(given)
+        except CheckpointError:
+            return
+        for name in given:
+            del state_dict[f'{prefix}{name}']
+        state_dict.update({f'{prefix}{name}': x for name, x in renamed.items()})
+
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
         """What variant a converted state dict belongs to, in words for an error message."""
         raise NotImplementedError
@@ -165,8 +189,8 @@ class PyramidBackbone(BaseModule):
             x (Tensor): Images, (N, 3, H, W), of any H and W from 32.
 
         Returns:
-            tuple[Tensor, ...]: Maps (N, dims[i], H_i, W_i) with H_i = ceil(H / stride). Their
-            memory is channels-last.
+            tuple[Tensor, ...]: Maps (N, dims[i], H_i, W_i) with H_i = ceil(H / stride), but for
+            families whose patches have no padding. Their memory is channels-last.
         """
         outs = []
         for i in range(self.num_stages):
@@ -224,6 +248,12 @@ class PyramidBackbone(BaseModule):
         for cfg in pretrained:
             options: dict[str, Any] = {k: v for k, v in cfg.items() if k != 'type'}
             load_backbone_weights(self, **options)
+
+
+def _rename_published(
+    backbone: PyramidBackbone, state_dict: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    backbone.rename_published(state_dict, prefix)
 
 
 def layer_wise_depth(depths: Sequence[int], stage: int, block: int) -> int:

@@ -45,9 +45,10 @@ class PaddedSwinBlock(SwinTransformerBlock):
 class TimmPyramid(PyramidBackbone):
     """A timm model as a four-stage backbone for mmdet and mmseg.
 
-    Any model whose features timm gives as a chain of modules (``FeatureListNet``: ConvNeXt, Swin,
-    ResNet, RegNet, PVT v2, FocalNet, PoolFormer, ..., and the EfficientNet and MobileNet families)
-    with maps at strides 4, 8, 16 and 32. Its classifier and final norm are left out.
+    For models whose features timm gives as a chain of modules (``FeatureListNet``) with maps at
+    strides 4, 8, 16 and 32: ConvNeXt and Swin, which the configs use, ResNet, RegNet, PVT v2,
+    FocalNet, PoolFormer, the EfficientNet and MobileNet families and most others. The classifier
+    and final norm are left out.
 
     Swin takes images of any size: windows keep their size, are shifted in the last stage too, and
     maps are padded as in the official detectors; each stride rounds up. The others treat odd sizes
@@ -166,6 +167,7 @@ class TimmPyramid(PyramidBackbone):
         unknown = [n for n in names if n not in known and not re.match(r'norm[0-3]\.', n)]
         family = importlib.import_module(type(classifier).__module__)
         if unknown and hasattr(family, 'checkpoint_filter_fn'):
+            check_windows(state_dict, classifier.state_dict())
             try:
                 names = self._own_names(family.checkpoint_filter_fn(dict(state_dict), classifier))
             except (AttributeError, KeyError, RuntimeError) as error:
@@ -195,6 +197,22 @@ class TimmPyramid(PyramidBackbone):
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
         return f"something other than timm's {self.model_name}"
+
+
+def check_windows(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse a Swin of another window, which timm's filter would interpolate to this one.
+
+    Raises:
+        CheckpointError: If a table of position biases has another shape.
+    """
+    for name, table in own.items():
+        if not name.endswith('relative_position_bias_table') or name not in given:
+            continue
+        if given[name].shape != table.shape:
+            raise CheckpointError(
+                f'{name} {tuple(given[name].shape)} in the file, {tuple(table.shape)} here: its '
+                'windows have another size'
+            )
 
 
 def feature_net(model_name: str, drop_path_rate: float) -> FeatureListNet:
@@ -253,7 +271,8 @@ def create(model_name: str, options: dict[str, Any]) -> nn.Module:
             raise ValueError(
                 f"timm's {model_name} has no stochastic depth; leave drop_path_rate at 0"
             ) from error
-        return timm.create_model(model_name, features_only=True)
+        options = {name: value for name, value in options.items() if name != 'drop_path_rate'}
+        return timm.create_model(model_name, features_only=True, **options)
     except (AssertionError, AttributeError, RuntimeError) as error:  # differs from family to family
         raise ValueError(f'timm cannot give the features of {model_name}: {error}') from error
 

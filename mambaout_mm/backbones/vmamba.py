@@ -2,9 +2,9 @@
 
 Paper: arXiv 2401.10166. Parameter names are those of the official code (MzeroMiko/VMamba
 ``classification/models/vmamba.py`` at 2ed52ea), so that its files load as they are. The ``v2``
-family is its ``v05_noz`` of the published models ``vssm1_*`` and ``vssm_*_0229``; ``v0`` is the
-first release (the "vanilla VMamba" and the VMamba rows of most comparisons, MambaOut's tables 2
-and 3 among them).
+family is its ``v05_noz``, of the released files ``vssm1_*`` and ``vssm_*``; ``v0`` is the first
+release (``vssmtiny_*`` and so on; "VMamba" in most comparisons, MambaOut's tables 2 and 3 among
+them, where v2 is "VMambaV9").
 """
 
 import math
@@ -27,19 +27,19 @@ from .pyramid import PyramidBackbone, drop_path_rates
 LN_EPS = 1e-5
 DIRECTIONS = 4
 
-_T = (96, 192, 384, 768)
-_B = (128, 256, 512, 1024)
+_DIMS_96 = (96, 192, 384, 768)
+_DIMS_128 = (128, 256, 512, 1024)
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    'tiny_s1l8': dict(depths=(2, 2, 8, 2), dims=_T, ssm_ratio=1.0),
-    'tiny_s2l5': dict(depths=(2, 2, 5, 2), dims=_T, ssm_ratio=2.0),
-    'small_s2l15': dict(depths=(2, 2, 15, 2), dims=_T, ssm_ratio=2.0),
-    'small_s1l20': dict(depths=(2, 2, 20, 2), dims=_T, ssm_ratio=1.0),
-    'base_s2l15': dict(depths=(2, 2, 15, 2), dims=_B, ssm_ratio=2.0),
-    'base_s1l20': dict(depths=(2, 2, 20, 2), dims=_B, ssm_ratio=1.0),
-    'tiny_v0': dict(depths=(2, 2, 9, 2), dims=_T, version='v0'),
-    'small_v0': dict(depths=(2, 2, 27, 2), dims=_T, version='v0'),
-    'base_v0': dict(depths=(2, 2, 27, 2), dims=_B, version='v0'),
+    'tiny_s1l8': dict(depths=(2, 2, 8, 2), dims=_DIMS_96, ssm_ratio=1.0),
+    'tiny_s2l5': dict(depths=(2, 2, 5, 2), dims=_DIMS_96, ssm_ratio=2.0),
+    'small_s2l15': dict(depths=(2, 2, 15, 2), dims=_DIMS_96, ssm_ratio=2.0),
+    'small_s1l20': dict(depths=(2, 2, 20, 2), dims=_DIMS_96, ssm_ratio=1.0),
+    'base_s2l15': dict(depths=(2, 2, 15, 2), dims=_DIMS_128, ssm_ratio=2.0),
+    'base_s1l20': dict(depths=(2, 2, 20, 2), dims=_DIMS_128, ssm_ratio=1.0),
+    'tiny_v0': dict(depths=(2, 2, 9, 2), dims=_DIMS_96, version='v0'),
+    'small_v0': dict(depths=(2, 2, 27, 2), dims=_DIMS_96, version='v0'),
+    'base_v0': dict(depths=(2, 2, 27, 2), dims=_DIMS_128, version='v0'),
 }
 
 VERSION_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -134,11 +134,11 @@ class SS2D(nn.Module):
         super().__init__()
         inner = int(ssm_ratio * dim)
         rank = math.ceil(dim / 16)
-        self.split = (rank, d_state, d_state)
+        self.parameter_sizes = (rank, d_state, d_state)  # dt, B, C
         self.gate = gate
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=gate)
-        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, sum(self.split), inner))
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, sum(self.parameter_sizes), inner))
         self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, rank))
         self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
         self.A_logs = nn.Parameter(torch.empty(DIRECTIONS * inner, d_state))
@@ -168,7 +168,7 @@ class SS2D(nn.Module):
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         x = cross_scan(x)  # (N, 4, L, D)
         parameters = x @ self.x_proj_weight.transpose(1, 2)  # (N, 4, L, R + 2 d_state)
-        dt, B, C = parameters.split(self.split, dim=-1)
+        dt, B, C = parameters.split(self.parameter_sizes, dim=-1)
         dt = dt @ self.dt_projs_weight.transpose(1, 2)  # (N, 4, L, D)
         y = selective_scan(
             x.transpose(2, 3),
@@ -179,7 +179,9 @@ class SS2D(nn.Module):
             self.Ds,
             self.dt_projs_bias.flatten(),
         )  # (N, 4, D, L)
-        y = self.out_norm(cross_merge(y.transpose(2, 3), height, width))  # (N, H, W, D)
+        # Summed and normalised in float32, as the official code does against overflow in float16
+        y = cross_merge(y.transpose(2, 3), height, width)  # (N, H, W, D)
+        y = self.out_norm(y.to(self.out_norm.weight.dtype)).to(x.dtype)
         return self.out_proj(y * F.silu(z) if self.gate else y)
 
 
@@ -322,6 +324,8 @@ class VMamba(PyramidBackbone):
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         official = checkpoint_layout.to_official(state_dict)
+        if self.num_stages == 4:
+            return official
         # What leads to a stage that out_indices does not use is not built.
         unused = f'layers.{self.num_stages - 1}.downsample.'
         return {name: x for name, x in official.items() if not name.startswith(unused)}
@@ -335,7 +339,7 @@ class VMamba(PyramidBackbone):
         ]
         numbers = (
             f'depths {found["depths"]}, dims {found["dims"]}, {found["inner"]} channels and '
-            f'{found["d_state"]} states in the first scan'
+            f'{found["d_state"]} states in the first scan, with{"" if found["mlp"] else "out"} MLP'
         )
         return f'VMamba {names[0]} ({numbers})' if names else f'a VMamba of {numbers}'
 

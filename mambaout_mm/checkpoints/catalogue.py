@@ -2,8 +2,7 @@
 
 ``mambaout://<variant>``: the ImageNet-1K classification weights that the authors released
 (github.com/yuweihao/MambaOut, release ``model``, Apache-2.0). ``vmamba://<variant>``: likewise
-(github.com/MzeroMiko/VMamba, releases ``#v2cls`` and ``#20240218``, MIT); these files hold both
-``model`` and ``model_ema``. Neither publishes checksums.
+(github.com/MzeroMiko/VMamba, releases ``#v2cls`` and ``#v0cls``, MIT). Neither publishes checksums.
 """
 
 from mambaout_mm.errors import near_names
@@ -24,9 +23,9 @@ CATALOGUE: dict[str, str] = {
     'vmamba://small_s1l20': _VMAMBA.format('v2cls/vssm1_small_0229s', 240),
     'vmamba://base_s2l15': _VMAMBA.format('v2cls/vssm_base_0229', 237),
     'vmamba://base_s1l20': _VMAMBA.format('v2cls/vssm1_base_0229s', 225),
-    'vmamba://tiny_v0': _VMAMBA.format('20240218/vssmtiny_dp01', 292),
-    'vmamba://small_v0': _VMAMBA.format('20240218/vssmsmall_dp03', 238),
-    'vmamba://base_v0': _VMAMBA.format('20240218/vssmbase_dp06', 241),
+    'vmamba://tiny_v0': _VMAMBA.format('v0cls/vssmtiny_dp01', 292),
+    'vmamba://small_v0': _VMAMBA.format('v0cls/vssmsmall_dp03', 238),
+    'vmamba://base_v0': _VMAMBA.format('v0cls/vssmbase_dp06', 241),
 }
 
 SCHEMES = tuple({name.split('://')[0] + '://' for name in CATALOGUE})
@@ -41,6 +40,10 @@ def resolve(name: str) -> str:
     if name not in CATALOGUE:
         raise CheckpointError(
             f'{name!r} is not in the catalogue of checkpoints; {near_names(name, list(CATALOGUE))}'
-            ' (weights of the *_rw variants: timm://mambaout_base_plus_rw and so on)'
+            + (
+                ' (weights of the *_rw variants: timm://mambaout_base_plus_rw and so on)'
+                if name.startswith('mambaout://')
+                else ''
+            )
         )
     return CATALOGUE[name]

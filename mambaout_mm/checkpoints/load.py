@@ -93,11 +93,12 @@ def unwrap(content: Mapping[str, Any], key: str | None = None) -> tuple[dict[str
 
 
 def select(state_dict: dict[str, Tensor], prefix: str | None = None) -> dict[str, Tensor]:
-    """The backbone's part of a state dict, without DistributedDataParallel's ``module.``.
+    """The backbone's part of a state dict, without the ``module.`` of DDP or MMEngine's EMAHook.
 
     Raises:
         CheckpointError: If ``prefix`` is given and no key has it.
     """
+    state_dict = {name: t for name, t in state_dict.items() if name != 'steps'}  # EMAHook's counter
     if all(name.startswith('module.') for name in state_dict):
         state_dict = {name.removeprefix('module.'): t for name, t in state_dict.items()}
     wanted = 'backbone.' if prefix is None else prefix

@@ -99,7 +99,7 @@ def _download(checkpoint: str) -> Path:
     if parts.scheme not in ('http', 'https'):
         raise CheckpointError(
             f'cannot load a checkpoint from {checkpoint!r}; a path, an http(s) URL, '
-            f'mambaout://tiny or {TIMM_SCHEME}mambaout_tiny.in1k is expected'
+            f'mambaout://tiny, vmamba://tiny_s1l8 or {TIMM_SCHEME}convnext_tiny.fb_in1k is expected'
         )
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
     name = os.path.basename(parts.path)

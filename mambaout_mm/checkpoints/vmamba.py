@@ -54,9 +54,9 @@ def measure(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """The architecture's numbers that the shapes of an official state dict show.
 
     Returns:
-        dict[str, Any]: ``depths`` and ``dims`` (one entry for each stage in the file), and of the
-        first block ``inner`` (channels of one scan direction) and ``d_state``, None where the file
-        lacks them.
+        dict[str, Any]: ``depths`` and ``dims`` (one entry for each stage in the file), of the first
+        block ``inner`` (channels of one scan direction) and ``d_state``, None where the file lacks
+        them, and whether it has an ``mlp``.
     """
     blocks = {
         m.groups()
@@ -71,4 +71,5 @@ def measure(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         dims=tuple(0 if out_proj[i] is None else out_proj[i].shape[0] for i in stages),
         inner=None if decay is None else decay.shape[0] // 4,
         d_state=None if decay is None else decay.shape[1],
+        mlp='layers.0.blocks.0.mlp.fc1.weight' in state_dict,
     )

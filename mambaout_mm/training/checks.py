@@ -222,7 +222,11 @@ def check_fits(model: nn.Module, checkpoint: str) -> dict[str, Any]:
         CheckpointError: If it does not fit or cannot be read.
     """
     state_dict, _ = unwrap(read_checkpoint(checkpoint))
-    problems = differences(bare_model(model).state_dict(), state_dict)
+    model = bare_model(model)
+    for name, module in model.named_modules():
+        if isinstance(module, PyramidBackbone):
+            module.rename_published(state_dict, f'{name}.')
+    problems = differences(model.state_dict(), state_dict)
     if problems:
         raise CheckpointError(
             f'checkpoint {checkpoint!r} belongs to another model than this config: {problems}. '

@@ -135,7 +135,9 @@ def test_convnext_agrees_with_torchvisions_and_rounds_down(tmp_path):
     assert [tuple(out.shape[2:]) for out in outs] == [(24, 18), (12, 9), (6, 4), (3, 2)]
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize(
+    'name', [*FAMILIES, 'pvt_v2_b0', 'regnety_002', 'poolformer_s12', 'focalnet_tiny_srf']
+)
 def test_maps_are_timms_as_nchw(name):
     theirs = timm.create_model(name, features_only=True).eval()
     backbone = TimmPyramid(name, output_norm=False, out_indices=(0, 2, 3)).eval()
@@ -335,6 +337,18 @@ def test_what_does_not_fit_raises_and_changes_nothing(case, timm_state, tmp_path
         load_backbone_weights(backbone, str(tmp_path / 'w.pth'))
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize('layout', ['timm', 'microsoft'])
+def test_a_swin_of_another_window_is_refused(layout, microsoft_swin, tmp_path):
+    """timm would interpolate its position biases without a word."""
+    table = 'layers.0.blocks.0.attn.relative_position_bias_table'
+    state = timm.create_model(SWIN).state_dict() if layout == 'timm' else microsoft_swin
+    torch.save({**state, table: torch.ones(23 * 23, 3)}, tmp_path / 'w.pth')
+    with pytest.raises(
+        CheckpointError, match=r'bias_table \(529, 3\) in the file, \(169, 3\) here'
+    ):
+        load_backbone_weights(TimmPyramid(SWIN), str(tmp_path / 'w.pth'))
 
 
 @pytest.mark.parametrize('layout', ['timm', 'microsoft'])

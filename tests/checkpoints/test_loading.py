@@ -326,22 +326,20 @@ def test_runner_checkpoints_of_either_numpy(old, tmp_path):
 
 
 def test_catalogue_has_the_published_files():
-    files = {name: url.rsplit('/', 1)[1] for name, url in CATALOGUE.items()}
+    mambaout = 'https://github.com/yuweihao/MambaOut/releases/download/model'
+    vmamba = 'https://github.com/MzeroMiko/VMamba/releases/download'
     expected = {
-        f'mambaout://{variant}': f'mambaout_{variant}.pth'
+        f'mambaout://{variant}': f'{mambaout}/mambaout_{variant}.pth'
         for variant in ('femto', 'kobe', 'tiny', 'small', 'base')
     }
     for path in (Path(__file__).parents[1] / 'data' / 'keys').glob('vmamba_*.json'):
         variant = path.stem.removeprefix('vmamba_')
+        release = '%23v2cls'
         if variant.startswith('v0_'):
-            variant = f'{variant[3:]}_v0'
-        released = json.loads(path.read_text())['official']['released_checkpoint']
-        expected[f'vmamba://{variant}'] = released
-    assert files == expected
-    assert {url.split('/releases/')[0] for url in CATALOGUE.values()} == {
-        'https://github.com/yuweihao/MambaOut',
-        'https://github.com/MzeroMiko/VMamba',
-    }
+            variant, release = f'{variant[3:]}_v0', '%23v0cls'
+        file = json.loads(path.read_text())['official']['released_checkpoint']
+        expected[f'vmamba://{variant}'] = f'{vmamba}/{release}/{file}'
+    assert expected == CATALOGUE
 
 
 def test_key_chooses_between_model_and_model_ema(tmp_path):
@@ -351,3 +349,13 @@ def test_key_chooses_between_model_and_model_ema(tmp_path):
     assert_loaded(load(tmp_path / 'w.pth', key='model'), model)
     with pytest.raises(CheckpointError, match="no state dict under key 'ema'; its keys are model"):
         load(tmp_path / 'w.pth', key='ema')
+
+
+def test_the_averaged_weights_of_mmengines_hook(tmp_path):
+    official = official_state()
+    averaged = {f'module.backbone.{k}': v for k, v in official.items() if 'head' not in k}
+    content = dict(state_dict={}, ema_state_dict={'steps': torch.tensor(7), **averaged})
+    for key in ('module.backbone.norm.weight', 'module.backbone.norm.bias'):
+        content['ema_state_dict'].pop(key)
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    assert_loaded(load(tmp_path / 'epoch_1.pth', key='ema_state_dict'), official)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import load_checkpoint
+from torch import nn
 
 from mambaout_mm import MambaOut, VMamba
 from mambaout_mm.backbones.vmamba import resolve_arch
 from mambaout_mm.checkpoints import CheckpointError
+from mambaout_mm.training.checks import check_fits
 
 KEYS = Path(__file__).parents[1] / 'data' / 'keys'
 V2 = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
@@ -102,6 +105,36 @@ def test_a_published_detector_brings_its_output_norms(tmp_path):
         assert torch.equal(getattr(backbone, f'norm{i}').weight, expected)
 
 
+class Detector(nn.Module):
+    """What a loader of whole models sees."""
+
+    def __init__(self, arch):
+        super().__init__()
+        self.backbone = VMamba(arch)
+        self.neck = nn.Linear(1, 3, bias=False)
+
+
+@pytest.mark.parametrize(
+    ('arch', 'names'), [(V2, as_convolutions), (V0, legacy)], ids=['v2', 'v0, legacy names']
+)
+@pytest.mark.parametrize('loader', ['torch', 'mmengine'])
+def test_a_published_detector_can_be_loaded_whole(arch, names, loader, tmp_path):
+    """As for testing it, resuming, and `load_from`."""
+    content = as_detector(names(official_state(arch)))
+    content['state_dict']['neck.weight'] = torch.ones(3, 1)
+    torch.save(content, tmp_path / 'w.pth')
+    model = Detector(arch)
+    check_fits(model, str(tmp_path / 'w.pth'))
+    if loader == 'torch':
+        model.load_state_dict(content['state_dict'], strict=True)
+    else:
+        load_checkpoint(model, str(tmp_path / 'w.pth'), strict=True)
+    for i in range(4):
+        expected = content['state_dict'][f'backbone.outnorm{i}.weight']
+        assert torch.equal(getattr(model.backbone, f'norm{i}').weight, expected)
+    assert_loaded(model.backbone, official_state(arch))
+
+
 @pytest.mark.parametrize('key', ['model', 'model_ema'])
 def test_the_file_has_both_and_key_chooses(key, tmp_path):
     states = dict(model=official_state(V2, 1), model_ema=official_state(V2, 2))
@@ -122,7 +155,7 @@ def test_stages_that_are_not_built_are_left_in_the_file(out_indices, tmp_path):
         (
             lambda s: VMamba('tiny_s1l8').state_dict(),
             r'it holds VMamba tiny_s1l8 \(depths \(2, 2, 8, 2\), dims \(96, 192, 384, 768\), 96 '
-            r'channels and 1 states in the first scan\), which does not fit',
+            r'channels and 1 states in the first scan, with MLP\), which does not fit',
         ),
         (
             lambda s: {k: v for k, v in s.items() if not k.endswith('blocks.1.op.A_logs')},
