@@ -33,7 +33,7 @@ class BuildWithMim(build_py):
 setup(
     name='mambaout-mm',
     version=VERSION,
-    description='MambaOut backbones for mmdet and mmseg, installed from wheels, on CPU and GPU',
+    description='MambaOut, VMamba and baselines as backbones for mmdet and mmseg, from wheels',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

@@ -24,6 +24,7 @@ from mambaout_mm.demo import apply_demo
 
 FEMTO = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
 UPERNET = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
+UPERNET_VMAMBA = ROOT / 'configs' / 'segmentation' / 'upernet_vmamba_t.py'
 KOBE = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_kobe.py'
 
 
@@ -280,7 +281,7 @@ def run_two_processes(config, *args, **env):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config', [FEMTO, UPERNET], ids=['detection', 'segmentation'])
+@pytest.mark.parametrize('config', [FEMTO, UPERNET_VMAMBA], ids=['detection', 'segmentation'])
 def test_two_processes(config, tmp_path, monkeypatch):
     """From nothing, so that both draw the data set at once."""
     monkeypatch.chdir(tmp_path)
