@@ -24,7 +24,7 @@ from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'selective_scan.csv'
 GROUPS = 4  # the directions of VMamba
-PARITY_LENGTH = 500
+LOOP_LENGTH = 2000  # a plain loop's gradients at full length take gigabytes
 
 
 class Case(NamedTuple):
@@ -61,25 +61,44 @@ def inputs_of(case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
     ]
 
 
-def gradients(scan: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
+def cotangent_of(inputs: list[Tensor]) -> Tensor:
+    """What the gradients start from: dense, as a network's is."""
+    torch.manual_seed(1)
+    dtype = torch.promote_types(inputs[0].dtype, torch.float32)
+    return torch.randn_like(inputs[0], dtype=dtype)
+
+
+def gradients(
+    scan: Callable[..., Tensor], inputs: list[Tensor], cotangent: Tensor
+) -> tuple[Tensor, ...]:
     leaves = [x.detach().requires_grad_() for x in inputs]
-    return torch.autograd.grad(scan(*leaves).sum(), leaves)
+    return torch.autograd.grad(scan(*leaves), leaves, cotangent)
 
 
-def forward(scan: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor]:
+def forward(scan: Callable[..., Tensor], inputs: list[Tensor], cotangent: Tensor) -> tuple[Tensor]:
     with torch.no_grad():
         return (scan(*inputs),)
 
 
 def check_parity(case: Case, dtype: torch.dtype, device: str) -> float:
-    """Largest relative error of output and gradients against float64 at a shorter length."""
-    inputs = inputs_of(case._replace(length=PARITY_LENGTH), dtype, device)
-    exact = [x.double() for x in inputs]
+    """Largest relative error of output and gradients against float64.
+
+    At the timed length on CUDA, where float64 is what the CPU's blocks give; on a CPU, those are
+    what is timed, and they are compared with the plain loop.
+    """
+    plain = device == 'cpu'
+    if plain:
+        case = case._replace(length=min(case.length, LOOP_LENGTH))
+    inputs = inputs_of(case, dtype, device)
+    exact = [x.double().cpu() for x in inputs]
+    cotangent = cotangent_of(inputs)
     errors = []
     for run in (forward, gradients):
-        ours, theirs = run(selective_scan, inputs), run(selective_scan_reference, exact)
+        ours = run(selective_scan, inputs, cotangent)
+        truth = selective_scan_reference if plain else selective_scan
+        theirs = run(truth, exact, cotangent.double().cpu())
         for a, b in zip(ours, theirs, strict=True):
-            errors.append(((a.double() - b).abs().max() / b.abs().max()).item())
+            errors.append(((a.double().cpu() - b).abs().max() / b.abs().max()).item())
     return max(errors)
 
 
@@ -110,21 +129,26 @@ def take_turns(
 def benchmark(case: Case, what: str, dtype: torch.dtype, rounds: int, device: str) -> dict:
     """One row: the scan, what it is compared with, and their ratio.
 
-    On a CPU that is the plain recurrence. On CUDA it is a copy of as many bytes as have to move:
-    forward u and delta in and y out, with u and delta read twice (chunk totals, then states);
-    backward the same inputs and grad_y in and two gradients out.
+    On a CPU that is the plain recurrence. On CUDA it is a copy of as many bytes as have to move in
+    two passes over the sequence, one for the chunks' ends and one for the result. Forward: u and
+    delta twice, y once. Backward: grad_y and delta, then grad_y, u and delta again, and grad_u and
+    grad_delta. y and grad_y are float32. B, C and the chunks' states are left out: they are small.
     """
     inputs = inputs_of(case, dtype, device)
+    cotangent = cotangent_of(inputs)
     run = forward if what == 'forward' else gradients
-    calls = {'scan': lambda: run(selective_scan, inputs)}
+    calls = {'scan': lambda: run(selective_scan, inputs, cotangent)}
     if device == 'cpu':
         other = 'loop'
-        calls[other] = lambda: run(selective_scan_reference, inputs)
+        calls[other] = lambda: run(selective_scan_reference, inputs, cotangent)
     else:
         other = 'copy'
-        elements = {'forward': 5, 'forward+backward': 5 + 8}[what]
-        # A copy reads and writes: half the elements each.
-        source = torch.empty(elements * inputs[0].numel() // 2, dtype=dtype, device=device)
+        size = inputs[0].element_size()
+        moved = 4 * size + 4
+        if what != 'forward':
+            moved += (1 + 2 + 2) * size + 2 * 4
+        # A copy reads and writes: half of the bytes each.
+        source = torch.empty(moved * inputs[0].numel() // 2, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
         calls[other] = lambda: target.copy_(source)
     times = take_turns(calls, rounds, device)
