@@ -2,7 +2,8 @@
 
 Importing this package registers every backbone and the layer-decay constructor with MMEngine,
 teaches its FLOP counter the selective scan (:mod:`mambaout_mm.compat.flop_counter`) and, where mmcv
-came without its compiled operators, offers a stand-in for them (:mod:`mambaout_mm.compat.mmcv_ops`).
+came without its compiled operators, offers a stand-in for them
+(:mod:`mambaout_mm.compat.mmcv_ops`).
 """
 
 try:

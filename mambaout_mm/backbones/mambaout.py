@@ -13,9 +13,9 @@ from timm.layers import DropPath, LayerScale, trunc_normal_
 from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import mambaout as checkpoint_layout
-from mambaout_mm.errors import near_names
 from mambaout_mm.registry import register_backbone
 
+from .arch import complete, look_up
 from .pyramid import PyramidBackbone, drop_path_rates
 
 LN_EPS = 1e-6
@@ -279,24 +279,10 @@ def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
     """All numbers of a variant, given its name or a dict of those that differ from the defaults.
 
     Raises:
-        ValueError: If the name or a key is unknown, or ``depths`` or ``dims`` is missing.
+        ValueError: If the name or a key is unknown, ``depths`` or ``dims`` is missing, or a number
+            is out of range.
     """
-    if isinstance(arch, str):
-        if arch not in ARCHITECTURES:
-            raise ValueError(
-                f'unknown MambaOut arch {arch!r}; known: {", ".join(ARCHITECTURES)}, or a dict '
-                'with depths and dims'
-            )
-        arch = ARCHITECTURES[arch]
-    known = ['depths', 'dims', *ARCHITECTURE_DEFAULTS]
-    for key in arch:
-        if key not in known:
-            raise ValueError(f'unknown key {key!r} in arch; {near_names(key, known)}')
-    if 'depths' not in arch or 'dims' not in arch:
-        raise ValueError(f'arch needs depths and dims, got only {sorted(arch)}')
-    numbers = {**ARCHITECTURE_DEFAULTS, **arch}
-    # Configs and command lines bring lists.
-    numbers['depths'], numbers['dims'] = tuple(numbers['depths']), tuple(numbers['dims'])
+    numbers = complete(look_up('MambaOut', arch, ARCHITECTURES), ARCHITECTURE_DEFAULTS)
     if numbers['activation'] not in ACTIVATIONS:
         raise ValueError(
             f'activation must be one of {", ".join(ACTIVATIONS)}, got {numbers["activation"]!r}'

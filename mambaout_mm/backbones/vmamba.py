@@ -17,11 +17,11 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import vmamba as checkpoint_layout
-from mambaout_mm.errors import near_names
 from mambaout_mm.ops.cross_scan import cross_merge, cross_scan
 from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.registry import register_backbone
 
+from .arch import complete, look_up
 from .pyramid import PyramidBackbone, drop_path_rates
 
 LN_EPS = 1e-5
@@ -348,28 +348,14 @@ def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
     """All numbers of a variant, given its name or a dict of those that differ from the defaults.
 
     Raises:
-        ValueError: If the name or a key is unknown, or ``depths`` or ``dims`` is missing.
+        ValueError: If the name or a key is unknown, ``depths`` or ``dims`` is missing, or a number
+            is out of range.
     """
-    if isinstance(arch, str):
-        if arch not in ARCHITECTURES:
-            raise ValueError(
-                f'unknown VMamba arch {arch!r}; known: {", ".join(ARCHITECTURES)}, or a dict with '
-                'depths and dims'
-            )
-        arch = ARCHITECTURES[arch]
+    arch = look_up('VMamba', arch, ARCHITECTURES)
     version = arch.get('version', 'v2')
     if version not in VERSION_DEFAULTS:
         raise ValueError(f'version must be one of {", ".join(VERSION_DEFAULTS)}, got {version!r}')
-    defaults = VERSION_DEFAULTS[version]
-    known = ['depths', 'dims', 'version', *defaults]
-    for key in arch:
-        if key not in known:
-            raise ValueError(f'unknown key {key!r} in arch; {near_names(key, known)}')
-    if 'depths' not in arch or 'dims' not in arch:
-        raise ValueError(f'arch needs depths and dims, got only {sorted(arch)}')
-    numbers = {**defaults, **arch, 'version': version}
-    # Configs and command lines bring lists.
-    numbers['depths'], numbers['dims'] = tuple(numbers['depths']), tuple(numbers['dims'])
+    numbers = complete(arch, {'version': version, **VERSION_DEFAULTS[version]})
     if numbers['d_state'] < 1 or int(numbers['ssm_ratio'] * min(numbers['dims'])) < 1:
         raise ValueError(
             f'd_state and ssm_ratio must leave at least one state and one channel, got '

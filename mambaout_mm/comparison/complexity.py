@@ -3,8 +3,8 @@
 The rule is the one behind the tables of MambaOut and VMamba, and what ``mmengine.analysis`` counts
 once this package is imported: multiply-accumulates of convolutions and matrix products, LayerNorm 5
 for each element, and the scan and fused attention by :mod:`mambaout_mm.compat.flop_counter`. The
-scan's are floating-point operations added to multiply-accumulates, as published. Gates, activations,
-pooling and RoIAlign count nothing.
+scan's are floating-point operations added to multiply-accumulates, as published. Gates,
+activations, pooling and RoIAlign count nothing.
 """
 
 from functools import partial

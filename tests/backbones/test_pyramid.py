@@ -139,6 +139,31 @@ def test_bad_arguments_are_named(build, kwargs, words):
         build(**kwargs)
 
 
+def test_mixed_precision_on_cpu(build):
+    torch.manual_seed(0)
+    backbone = build()
+    image = torch.randn(2, 3, 96, 64)
+    expected = backbone(image)
+    with torch.autocast('cpu', torch.bfloat16):
+        outs = backbone(image)
+        sum(out.float().square().mean() for out in outs).backward()
+    for out, reference in zip(outs, expected, strict=True):
+        error = (out.float() - reference).abs().max() / reference.abs().max()
+        assert error < 0.1
+    for name, param in backbone.named_parameters():
+        assert torch.isfinite(param.grad).all(), name
+
+
+@pytest.mark.slow
+def test_compiles_to_one_graph_for_changing_sizes(build):
+    backbone = build(out_indices=(0, 1)).eval()
+    compiled = torch.compile(backbone, backend='eager', fullgraph=True, dynamic=True)
+    for size in ((64, 96), (75, 101)):
+        image = torch.randn(1, 3, *size)
+        for out, expected in zip(compiled(image), backbone(image), strict=True):
+            assert torch.allclose(out, expected, atol=1e-5)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -17,8 +17,8 @@ def selective_scan_reference(
 ) -> Tensor:
     """Plain recurrence of :func:`mambaout_mm.ops.selective_scan.selective_scan`, by autograd.
 
-    Computes and returns float64 where ``u`` is float64, else float32. For checking: a Python step for
-    every element of the sequence, and every state in memory.
+    Computes and returns float64 where ``u`` is float64, else float32. For checking: a Python step
+    for every element of the sequence, and every state in memory.
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     shape, groups = u.shape, B.shape[1]
