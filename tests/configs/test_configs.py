@@ -160,15 +160,17 @@ def macs_of_matrix_products(module, image):
 
 @functools.cache
 def macs_of_backbone(arguments, size):
-    """MACs at the largest size that keeps a test short, for a size that it divides.
+    """MACs at a size, counted on a tile of the image where that gives the same number.
 
-    Every layer here costs the same for each pixel; Swin alone is counted at full size, since its
-    windows are padded to fill the map.
+    Every layer here costs the same for each pixel. Swin's windows are padded to fill the map: it is
+    counted at full size.
     """
     backbone = MODELS.build(dict(arguments)).eval()
-    parts = 1 if 'swin' in str(arguments) else 8
-    image = torch.zeros(1, 3, size[0], size[1] // parts)
-    return parts * count_macs(backbone, image), backbone.dims
+    height, width = size
+    if 'swin' not in str(arguments):
+        height = width = 160 if size == SIZES['maskrcnn'] else 128  # 5 x 8 or 4 x 16 tiles
+    tiles = size[0] * size[1] // (height * width)
+    return tiles * count_macs(backbone, torch.zeros(1, 3, height, width)), backbone.dims
 
 
 def macs_at(head, backbone):
@@ -192,7 +194,8 @@ def test_costs_what_the_published_tables_say(name):
         assert counted / 1e9 == pytest.approx(macs, rel=5e-4)
     else:
         # Cut off rather than rounded: 938, 1027 and 1188 are 939.04, 1028.19 and 1189.03 here.
-        assert counted / 1e9 == pytest.approx(macs, abs=1.2)
+        allowed = 1.2 if name == 'upernet_convnext_s' else 1.1
+        assert counted / 1e9 == pytest.approx(macs, abs=allowed)
 
 
 @pytest.mark.slow

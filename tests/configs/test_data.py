@@ -62,9 +62,9 @@ def batch_of(loader, pipeline=None):
     return next(iter(Runner.build_dataloader(Config(loader))))
 
 
-# The others have the same data as one of these: test_one_recipe in test_configs.py.
+# The other families have the same data as one of these: test_one_recipe in test_configs.py.
 @pytest.mark.parametrize(
-    'path', [p for p in CONFIGS if '_mambaout_t' in p.stem], ids=lambda p: p.stem
+    'path', [p for p in CONFIGS if '_mambaout_' in p.stem], ids=lambda p: p.stem
 )
 def test_training_and_test_pipelines(path, data, monkeypatch):
     monkeypatch.chdir(data)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, library
 
 from . import cpu
 
@@ -73,7 +73,7 @@ def selective_scan(
     return y.flatten(1, 2) if merged else y
 
 
-@torch.library.custom_op('mambaout_mm::selective_scan', mutates_args=())
+@library.custom_op('mambaout_mm::selective_scan', mutates_args=())
 def _forward_op(
     u: Tensor,
     delta: Tensor,
@@ -96,7 +96,7 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u, dtype=dtype), states
 
 
-@torch.library.custom_op('mambaout_mm::selective_scan_backward', mutates_args=())
+@library.custom_op('mambaout_mm::selective_scan_backward', mutates_args=())
 def _backward_op(
     grad_y: Tensor,
     u: Tensor,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import library
 from torch.utils.checkpoint import checkpoint
 
 from mambaout_mm.ops.selective_scan import cpu, selective_scan
@@ -230,7 +231,7 @@ def test_gradcheck(small_segments):
 def test_is_a_well_behaved_operator():
     inputs = [x.requires_grad_() for x in random_inputs(1, 2, 2, 1, 19, torch.float32)]
     inputs[0], inputs[1] = (x.detach().unflatten(1, (2, 2)).requires_grad_() for x in inputs[:2])
-    torch.library.opcheck(torch.ops.mambaout_mm.selective_scan, (*inputs, True))
+    library.opcheck(torch.ops.mambaout_mm.selective_scan, (*inputs, True))
 
 
 @pytest.mark.slow
