@@ -13,6 +13,7 @@ from timm.layers import DropPath, LayerScale, trunc_normal_
 from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import mambaout as checkpoint_layout
+from mambaout_mm.ops.gated_cnn import gated_cnn
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, look_up
@@ -93,6 +94,8 @@ class Stem(nn.Module):
         self.norm2 = layer_norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        # So that no convolution and no norm between here and the neck copies its input.
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.conv1(x)  # (N, dim/2, H/2, W/2)
         if self.norm1 is not None:
             x = self.norm1(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -119,7 +122,9 @@ class Downsample(nn.Module):
 class GatedCNNBlock(nn.Module):
     """``x + fc2(act(g) * cat(i, dwconv(c)))`` with ``g, i, c = split(fc1(norm(x)))``.
 
-    Paper, section 4.1 and algorithm 1. Maps (N, H, W, dim) to the same shape.
+    Paper, section 4.1 and algorithm 1. Maps (N, H, W, dim) to the same shape. The branch is one
+    operator, :func:`mambaout_mm.ops.gated_cnn.gated_cnn`; where a module of it has been replaced
+    (by an adapter or a quantised one, say) or has hooks, the modules are called one by one.
 
     Args:
         dim (int): Channels.
@@ -127,7 +132,7 @@ class GatedCNNBlock(nn.Module):
         conv_ratio (float): The last int(conv_ratio * dim) channels of fc1's output pass the
             depthwise convolution.
         kernel_size (int): Of the depthwise convolution.
-        activation (type[nn.Module]): Of the gate.
+        activation (str): Of the gate, 'gelu' or 'silu'.
         layer_scale (float, optional): Initial LayerScale, or None for no LayerScale.
         drop_path (float): Stochastic-depth rate.
     """
@@ -138,7 +143,7 @@ class GatedCNNBlock(nn.Module):
         expansion_ratio: float,
         conv_ratio: float,
         kernel_size: int,
-        activation: type[nn.Module],
+        activation: str,
         layer_scale: float | None,
         drop_path: float,
     ) -> None:
@@ -152,9 +157,10 @@ class GatedCNNBlock(nn.Module):
                 f'({expansion_ratio})'
             )
         self.split = (hidden, hidden - conv_dim, conv_dim)
+        self.activation = activation
         self.norm = layer_norm(dim)
         self.fc1 = nn.Linear(dim, 2 * hidden)
-        self.act = activation()
+        self.act = ACTIVATIONS[activation]()
         self.conv = nn.Conv2d(
             conv_dim, conv_dim, kernel_size, padding=kernel_size // 2, groups=conv_dim
         )
@@ -163,10 +169,46 @@ class GatedCNNBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._is_as_built():
+            y = gated_cnn(
+                x,
+                self.norm.weight,
+                self.norm.bias,
+                self.fc1.weight,
+                self.fc1.bias,
+                self.conv.weight,
+                self.conv.bias,
+                self.fc2.weight,
+                self.fc2.bias,
+                self.activation,
+                LN_EPS,
+            )
+        else:
+            y = self._call_modules(x)
+        return x + self.drop_path(self.ls(y))
+
+    def _call_modules(self, x: Tensor) -> Tensor:
         g, i, c = self.fc1(self.norm(x)).split(self.split, dim=-1)  # (N, H, W, h | h - Cc | Cc)
         c = self.conv(c.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, H, W, Cc)
-        y = self.fc2(self.act(g) * torch.cat((i, c), dim=-1))  # (N, H, W, dim)
-        return x + self.drop_path(self.ls(y))
+        return self.fc2(self.act(g) * torch.cat((i, c), dim=-1))  # (N, H, W, dim)
+
+    def _is_as_built(self) -> bool:
+        """Whether calling the modules would do no more than the operator does."""
+        built = (
+            (self.norm, nn.LayerNorm),
+            (self.fc1, nn.Linear),
+            (self.act, ACTIVATIONS[self.activation]),
+            (self.conv, nn.Conv2d),
+            (self.fc2, nn.Linear),
+        )
+        return all(
+            type(module) is kind
+            and not module._forward_hooks
+            and not module._forward_pre_hooks
+            and not module._backward_hooks
+            and not module._backward_pre_hooks
+            for module, kind in built
+        )
 
 
 @register_backbone
@@ -232,7 +274,7 @@ class MambaOut(PyramidBackbone):
                         numbers['expansion_ratio'],
                         numbers['conv_ratio'],
                         numbers['kernel_size'],
-                        activation,
+                        numbers['activation'],
                         numbers['layer_scale'],
                         rate,
                     )

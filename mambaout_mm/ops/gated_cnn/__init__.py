@@ -1,0 +1,178 @@
+"""The branch of a Gated CNN block as one operator: norm, fc1, gate with convolution, fc2.
+
+Paper: arXiv 2405.07992, algorithm 1. As one, because a CPU is fastest on strips of rows through all
+of it, and because the backward pass can then recompute what is cheap. ``reference.py`` is the
+definition, ``cpu.py`` works in strips, ``composed.py`` is for GPUs.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, library
+from torch.compiler import is_compiling
+
+from ..modes import compute_dtype, exporting
+from . import composed, cpu
+from .parameters import Parameters
+from .reference import gated_cnn_reference
+
+__all__ = ['gated_cnn']
+
+
+def gated_cnn(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    activation: str,
+    eps: float,
+) -> Tensor:
+    """``fc2(act(g) * cat(i, dwconv(c)))`` with ``g, i, c = split(fc1(layer_norm(x)))``.
+
+    Products are computed in the dtype of ``x``, or autocast's. Differentiable in every tensor,
+    once. For the backward pass are kept ``x`` and fc1's output: the norm and the gate, which a
+    plain implementation keeps too, are computed again, and the convolution, which the gate's
+    gradient needs anyway. Under ``torch.export``, ONNX export and ``torch.jit.trace`` the graph has
+    plain operators.
+
+    Args:
+        x (Tensor): (N, H, W, C).
+        norm_weight, norm_bias (Tensor): Of the LayerNorm, (C,).
+        fc1_weight, fc1_bias (Tensor): (2h, C) and (2h,); rows of g (h), i (h - Cc) and c (Cc).
+        conv_weight, conv_bias (Tensor): Of the depthwise convolution, (Cc, 1, k, k) and (Cc,), with
+            odd k.
+        fc2_weight, fc2_bias (Tensor): (C, h) and (C,).
+        activation (str): 'gelu' (exact) or 'silu'.
+        eps (float): Of the LayerNorm.
+
+    Returns:
+        Tensor: (N, H, W, C), without the residual connection.
+    """
+    inputs = (
+        x,
+        norm_weight,
+        norm_bias,
+        fc1_weight,
+        fc1_bias,
+        conv_weight,
+        conv_bias,
+        fc2_weight,
+        fc2_bias,
+    )
+    if exporting():
+        return gated_cnn_reference(*inputs, activation, eps)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    # Inference outside of graphs is spared the dispatcher, a tenth of a millisecond for each block.
+    forward = torch.ops.mambaout_mm.gated_cnn if keep or is_compiling() else _forward
+    y, *_ = forward(*inputs, activation, eps, compute_dtype(x), keep)
+    return y
+
+
+def _backend(x: Tensor) -> ModuleType:
+    return cpu if x.device.type == 'cpu' else composed
+
+
+def _forward(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    activation: str,
+    eps: float,
+    dtype: torch.dtype,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    parameters = Parameters(
+        norm_weight,
+        norm_bias,
+        fc1_weight,
+        fc1_bias,
+        conv_weight,
+        conv_bias,
+        fc2_weight,
+        fc2_bias,
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        return _backend(x).forward(x, parameters.to(dtype), activation, eps, keep)
+
+
+_forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args=())
+
+
+@_forward_op.register_fake
+def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *parameters, _, _, dtype, keep = inputs
+    hidden, _, conv_dim = Parameters(*parameters).widths
+    widths = _backend(x).kept_widths(hidden, conv_dim)
+    shapes = [(*x.shape[:-1], width) if keep and width else (0,) for width in widths]
+    return tuple(x.new_empty(shape, dtype=dtype) for shape in (x.shape, *shapes))
+
+
+@library.custom_op('mambaout_mm::gated_cnn_backward', mutates_args=())
+def _backward_op(
+    grad_y: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    kept: Tensor,
+    kept_c: Tensor,
+    activation: str,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    parameters = Parameters(
+        norm_weight,
+        norm_bias,
+        fc1_weight,
+        fc1_bias,
+        conv_weight,
+        conv_bias,
+        fc2_weight,
+        fc2_bias,
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        grad_x, grads = _backend(x).backward(
+            grad_y, x, parameters.to(kept.dtype), kept, kept_c, activation, eps
+        )
+    own = (grad.to(given.dtype) for grad, given in zip(grads, parameters, strict=True))
+    return grad_x, *own
+
+
+@_backward_op.register_fake
+def _(grad_y: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    x, *parameters = inputs[: 1 + len(Parameters._fields)]
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (x, *parameters))
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.activation, ctx.eps, _, _ = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * len(ctx.needs_input_grad)
+    grads = torch.ops.mambaout_mm.gated_cnn_backward(
+        grad_y, *ctx.saved_tensors, ctx.activation, ctx.eps
+    )
+    return *grads, None, None, None, None
+
+
+_forward_op.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,30 @@
+"""The parameters of a Gated CNN block's branch, or their gradients, under one name."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Parameters(NamedTuple):
+    """Norm (C,), fc1 (2h, C), depthwise convolution (Cc, 1, k, k), fc2 (C, h); each with a bias."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    fc1_weight: Tensor
+    fc1_bias: Tensor
+    conv_weight: Tensor
+    conv_bias: Tensor
+    fc2_weight: Tensor
+    fc2_bias: Tensor
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """h, and the widths of i and c, which add up to it."""
+        hidden, conv_dim = self.fc2_weight.shape[1], self.conv_weight.shape[0]
+        return hidden, hidden - conv_dim, conv_dim
+
+    def to(self, dtype: torch.dtype) -> 'Parameters':
+        """All in ``dtype`` but the norm's, which keep their own."""
+        norm_weight, norm_bias, *others = self
+        return Parameters(norm_weight, norm_bias, *(other.to(dtype) for other in others))
