@@ -48,7 +48,7 @@ if [ -d "$WHEELS" ]; then
         python3 -m pip install -q --no-index --no-deps --target "$SITE" "$WHEELS"/*.whl
 fi
 # Tables of this run alone.
-rm -f "$OUT/gpu_train.csv" "$OUT/selective_scan.csv"
+rm -f "$OUT"/{gpu_train,selective_scan,gated_conv}.csv "$OUT"/speed_*/speed.csv
 
 # All of it, not only what is marked cuda: runs in the tests take the GPU where there is one.
 step 'test suite' python3 -m pytest -p no:cacheprovider
@@ -58,9 +58,28 @@ step 'demo, mixed precision' python3 tools/train.py \
 step 'train detection' python3 benchmarks/gpu_train.py --task detection "$@"
 step 'train segmentation' python3 benchmarks/gpu_train.py --task segmentation "$@"
 step 'selective scan' python3 benchmarks/selective_scan.py --device cuda --rounds 30
+step 'gated convolution' python3 benchmarks/gated_conv.py --device cuda --rounds 30
+# All forms, compiled and as CUDA graphs too; the sizes and batches of the targets.
+forms=(ours timm 'timm channels_last' 'timm compiled' 'ours compiled' 'ours graph' 'timm graph')
+for arch in tiny small base; do
+    step "speed, $arch, 800x1280" python3 tools/benchmark.py --device cuda --arch $arch \
+        --sizes 800x1280 --batch 2 --dtypes bf16 --forms "${forms[@]}" --rounds 20 \
+        --out "$OUT/speed_${arch}_800x1280"
+    step "speed, $arch, 512x512" python3 tools/benchmark.py --device cuda --arch $arch \
+        --sizes 512 --batch 16 --dtypes bf16 --forms "${forms[@]}" --rounds 20 \
+        --out "$OUT/speed_${arch}_512x512"
+    step "speed, $arch, batch 1" python3 tools/benchmark.py --device cuda --arch $arch \
+        --sizes 800x1280 512x2048 --dtypes bf16 --what inference --forms "${forms[@]}" \
+        --rounds 30 --out "$OUT/speed_${arch}_batch1"
+done
+step 'speed, sweep' python3 tools/benchmark.py --device cuda --dtypes bf16 fp32 --rounds 10 \
+    --sizes 224 512 800x1280 512x2048 1024 1536 2048 --out "$OUT/speed_sweep"
+step 'speed, whole models' python3 tools/benchmark.py --device cuda --dtypes bf16 --batch 2 \
+    --models maskrcnn upernet --sizes 800x1280 512 --what forward+backward step \
+    --forms ours 'ours channels_last' timm 'timm channels_last' --out "$OUT/speed_whole"
 
 printf '\n== summary\n%s' "$summary"
-for table in gpu_train selective_scan; do
-    [ ! -f "$OUT/$table.csv" ] || cat "$OUT/$table.csv"
+for table in "$OUT"/*.csv "$OUT"/speed_*/speed.csv; do
+    [ ! -f "$table" ] || cat "$table"
 done
 exit $failed

@@ -5,12 +5,8 @@ process and writes medians with their spread to selective_scan.csv.
 """
 
 import argparse
-import csv
 import os
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mambaout_mm.comparison.tables import write_csv
+from mambaout_mm.comparison.timing import machine, spread_of, take_turns
 from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
 
@@ -102,30 +100,6 @@ def check_parity(case: Case, dtype: torch.dtype, device: str) -> float:
     return max(errors)
 
 
-def seconds_of(call: Callable[[], object], device: str) -> float:
-    if device == 'cpu':
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-def take_turns(
-    calls: dict[str, Callable[[], object]], rounds: int, device: str
-) -> dict[str, list[float]]:
-    """Seconds of each call in each round, after one round to warm up."""
-    times = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            times[name].append(seconds_of(call, device))
-    return {name: seconds[1:] for name, seconds in times.items()}
-
-
 def benchmark(case: Case, what: str, dtype: torch.dtype, rounds: int, device: str) -> dict:
     """One row: the scan, what it is compared with, and their ratio.
 
@@ -155,21 +129,13 @@ def benchmark(case: Case, what: str, dtype: torch.dtype, rounds: int, device: st
     row = dict(length=case.length, channels=case.channels, state=case.state, what=what)
     row |= dict(dtype=str(dtype).removeprefix('torch.'), compared_with=other, rounds=rounds)
     for name, seconds in times.items():
-        deciles = statistics.quantiles(seconds, n=10, method='inclusive')
+        spread = spread_of(seconds)
         name = 'scan' if name == 'scan' else 'other'
-        row[f'{name}_ms_median'] = round(1e3 * statistics.median(seconds), 4)
-        row[f'{name}_ms_p10'] = round(1e3 * deciles[0], 4)
-        row[f'{name}_ms_p90'] = round(1e3 * deciles[-1], 4)
+        row[f'{name}_ms_median'] = round(1e3 * spread.median, 4)
+        row[f'{name}_ms_p10'] = round(1e3 * spread.p10, 4)
+        row[f'{name}_ms_p90'] = round(1e3 * spread.p90, 4)
     row['other_over_scan'] = round(row['other_ms_median'] / row['scan_ms_median'], 3)
     return row
-
-
-def processor_name() -> str:
-    """What Linux calls the processor; Python has no name for it there."""
-    cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -200,11 +166,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         sys.exit('error: no CUDA device is available to PyTorch')
     dtypes = [torch.float32] if args.device == 'cpu' else [torch.float32, torch.bfloat16]
-    machine = dict(
-        device=torch.cuda.get_device_name() if args.device == 'cuda' else processor_name(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
     rows = []
     for case in [Case(*args.case)] if args.case else CASES[args.device]:
         for dtype in dtypes:
@@ -213,15 +174,9 @@ def main(argv: list[str] | None = None) -> None:
                 sys.exit(f'error: {case} in {dtype} is wrong by {error:.1e}; nothing is timed')
             for what in ('forward', 'forward+backward'):
                 row = benchmark(case, what, dtype, args.rounds, args.device)
-                rows.append(row | dict(parity=f'{error:.1e}') | machine)
+                rows.append(row | dict(parity=f'{error:.1e}') | machine(args.device))
                 print(*(f'{key}={value}' for key, value in rows[-1].items()), sep='  ')
-    args.out.mkdir(parents=True, exist_ok=True)
-    unfinished = args.out / f'.{CSV_NAME}'
-    with unfinished.open('w', newline='') as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(args.out / CSV_NAME)
+    write_csv(args.out / CSV_NAME, rows)
 
 
 if __name__ == '__main__':

@@ -158,9 +158,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _zeros(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(
-        parameter, dtype=torch.promote_types(parameter.dtype, torch.float32)
-    )
+    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

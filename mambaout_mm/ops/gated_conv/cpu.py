@@ -118,9 +118,7 @@ def weight_gradient(c: Tensor, grad: Tensor, size: int) -> Tensor:
     pad = size // 2
     rows = max(1, min(height, round(TILE / (width * channels))))
     images = max(1, min(batch, TILE // (height * width * channels)))
-    total = torch.zeros(
-        size, size, channels, dtype=torch.promote_types(grad.dtype, torch.float32)
-    )
+    total = torch.zeros(size, size, channels, dtype=torch.promote_types(grad.dtype, torch.float32))
     for first in range(0, batch, images):
         for top in range(0, height, rows):
             bottom = min(height, top + rows)

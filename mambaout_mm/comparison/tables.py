@@ -1,0 +1,16 @@
+"""Tables on disk that are whole at any moment."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows under the first one's keys; what was there is replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{path.name}')
+    with unfinished.open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished.replace(path)

@@ -1,0 +1,100 @@
+"""The speed benchmark at a size that takes no time."""
+
+import csv
+import importlib.util
+import math
+
+import pytest
+import torch
+from support import ROOT
+
+from mambaout_mm.backbones import mambaout
+from mambaout_mm.comparison import speed
+from mambaout_mm.errors import UserError
+
+spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools' / 'benchmark.py')
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+SMALL = ['--arch', 'femto', '--sizes', '32x64', '--rounds', '3', '--device', 'cpu']
+
+
+def run(tmp_path, *arguments):
+    tool.main([*SMALL, *arguments, '--out', str(tmp_path)])
+    with (tmp_path / 'speed.csv').open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_writes_a_row_for_each_form_and_a_plot(tmp_path):
+    rows = run(tmp_path, '--what', 'inference', 'step', '--dtypes', 'fp32')
+    forms = ['ours', 'timm', 'timm channels_last']
+    assert [(row['what'], row['form']) for row in rows] == [
+        (what, form) for what in ('inference', 'step') for form in forms
+    ]
+    for row in rows:
+        ours = next(r for r in rows if r['what'] == row['what'])
+        assert float(row['p10_ms']) <= float(row['median_ms']) <= float(row['p90_ms'])
+        ratio = float(row['median_ms']) / float(ours['median_ms'])
+        assert math.isclose(float(row['over_ours']), ratio, abs_tol=1e-2)
+        assert float(row['parity']) < 1e-3
+        assert 0 < float(row['share_of_floor']) < 1
+        assert not row['status'] and row['device'] and row['torch'] == torch.__version__
+    assert (tmp_path / 'speed.png').stat().st_size > 10_000
+
+
+def test_less_is_kept_for_the_backward_pass_than_timm_keeps(tmp_path):
+    ours, theirs = run(
+        tmp_path, '--what', 'forward+backward', '--dtypes', 'fp32', '--forms', 'ours', 'timm'
+    )
+    assert float(ours['kept_mb']) < 0.6 * float(theirs['kept_mb'])
+
+
+def test_what_a_case_does_not_have_says_so(tmp_path):
+    rows = run(tmp_path, '--dtypes', 'fp32', '--what', 'inference', '--forms', 'ours', 'ours graph')
+    assert rows[1]['median_ms'] == ''
+    assert rows[1]['status'] == 'not measured: CUDA graphs are for inference on CUDA'
+
+
+def test_what_fails_parity_is_not_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mambaout, 'LN_EPS', 0.1)
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, '--dtypes', 'fp32')
+    assert 'ours is wrong by' in str(caught.value) + capsys.readouterr().err
+    assert not (tmp_path / 'speed.csv').exists()
+
+
+def test_weights_of_both_are_the_same():
+    pair = speed.backbones('femto')
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(pair['ours'](image), pair['timm'](image), strict=True):
+            torch.testing.assert_close(a.permute(0, 2, 3, 1), b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_variant_that_timm_lacks_is_refused():
+    with pytest.raises(UserError, match='timm has no mambaout_huge; it has mambaout_base,'):
+        speed.backbones('huge')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--sizes', '16'], "'16' is too small; images start at 32x32"),
+        (['--sizes', '8x8x8'], "'8x8x8' is no size; write 512 or 800x1280"),
+        (['--rounds', '2'], '--rounds must be at least 3'),
+        (['--batch', '0'], '--batch must be at least 1'),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_whole_detector_takes_an_iteration_over_both(tmp_path):
+    rows = run(
+        tmp_path, '--models', 'upernet', '--batch', '2', '--what', 'step', '--dtypes', 'fp32',
+        '--forms', 'ours', 'timm',
+    )  # fmt: skip
+    assert [row['form'] for row in rows] == ['ours', 'timm']
+    assert all(float(row['parity']) < 1e-3 for row in rows)

@@ -1,0 +1,41 @@
+import pytest
+import torch
+from torch import nn
+
+from mambaout_mm.comparison import timing
+
+
+def test_every_round_makes_every_call_in_turn():
+    order = []
+    calls = {name: (lambda name=name: order.append(name)) for name in 'ab'}
+    times = timing.take_turns(calls, rounds=4, device='cpu', warm_up=1)
+    assert order == ['a', 'b'] * 5
+    assert {name: len(seconds) for name, seconds in times.items()} == {'a': 4, 'b': 4}
+
+
+def test_no_round_starts_after_the_limit_but_for_three():
+    times = timing.take_turns({'a': lambda: None}, rounds=9, device='cpu', limit_s=0)
+    assert len(times['a']) == 3
+
+
+def test_spread_is_median_and_deciles():
+    assert timing.spread_of([5.0, *map(float, range(11))][1:]) == (5.0, 1.0, 9.0)
+
+
+def test_kept_bytes_count_shared_memory_once_and_no_parameter():
+    layer = nn.Linear(8, 4)
+    x = torch.rand(16, 8, requires_grad=True)
+
+    def call():
+        y = layer(x)  # keeps x and the weight
+        return y * y, y.exp()  # keep y, which is one storage, and exp's result
+
+    sizes = [16 * 8, 16 * 4, 16 * 4]
+    assert timing.bytes_kept(call, layer) == 4 * sum(sizes)
+
+
+@pytest.mark.parametrize(
+    'measure', [timing.copy_rate, lambda d: timing.product_rate(d, torch.float32)]
+)
+def test_rates_are_those_of_a_computer(measure):
+    assert 1e8 < measure('cpu') < 1e14

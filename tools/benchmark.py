@@ -1,0 +1,91 @@
+"""Time MambaOut against timm's: `python tools/benchmark.py --sizes 512x512 800x1280`."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mambaout_mm.comparison.speed import DTYPES, FORMS, WHATS, WHOLE_MODELS, Case
+from mambaout_mm.comparison.speed_run import run
+from mambaout_mm.errors import exit_on_user_error
+
+EAGER = ['ours', 'timm', 'timm channels_last']
+
+
+def size(text: str) -> tuple[int, int]:
+    """'512', '512x512' or '800x1280': height and width."""
+    try:
+        sides = [int(side) for side in text.split('x')]
+        height, width = sides * 2 if len(sides) == 1 else sides
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no size; write 512 or 800x1280') from None
+    if min(height, width) < 32:
+        raise argparse.ArgumentTypeError(f'{text!r} is too small; images start at 32x32')
+    return height, width
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--arch', default='tiny', help='a variant of MambaOut (default: tiny)')
+    parser.add_argument(
+        '--models',
+        nargs='+',
+        choices=['backbone', *WHOLE_MODELS],
+        default=['backbone'],
+        help='the backbone alone, or in a detector or segmentor (default: backbone)',
+    )
+    parser.add_argument(
+        '--what', nargs='+', choices=WHATS, default=['inference', 'forward+backward']
+    )
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=size,
+        default=[(224, 224), (512, 512), (800, 1280), (512, 2048)],
+        metavar='HxW',
+        help='default: 224x224 512x512 800x1280 512x2048',
+    )
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=list(DTYPES))
+    parser.add_argument(
+        '--forms',
+        nargs='+',
+        choices=FORMS,
+        default=EAGER,
+        help=f'default: {", ".join(EAGER)}',
+    )
+    parser.add_argument('--rounds', type=int, default=9, help='measurements of each (default: 9)')
+    parser.add_argument(
+        '--limit',
+        type=float,
+        default=60,
+        help='seconds after which no round of a case starts, but for three (default: 60)',
+    )
+    parser.add_argument('--device', choices=['cpu', 'cuda'])
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('benchmarks/results'),
+        help='folder for speed.csv and speed.png (default: benchmarks/results)',
+    )
+    args = parser.parse_args(argv)
+    if args.rounds < 3:
+        parser.error('--rounds must be at least 3')
+    if args.batch < 1:
+        parser.error('--batch must be at least 1')
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: PyTorch finds no CUDA device')
+    cases = [
+        Case(model, what, *sides, args.batch, dtype)
+        for model in args.models
+        for sides in args.sizes
+        for what in args.what
+        for dtype in args.dtypes
+    ]
+    with exit_on_user_error():
+        run(args.arch, cases, args.forms, args.rounds, args.limit, device, args.out)
+
+
+if __name__ == '__main__':
+    main()
