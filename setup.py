@@ -44,7 +44,7 @@ setup(
         'rich',
         'safetensors',
         'timm>=1.0.13',  # its activation checkpointing is non-reentrant from there on
-        'torch>=2.6',  # weights_only loading with named safe globals
+        'torch>=2.7',  # torch.compiler.is_exporting
         'torchvision>=0.21',
     ],
     extras_require={

@@ -124,7 +124,7 @@ class GatedCNNBlock(nn.Module):
 
     Paper, section 4.1 and algorithm 1. Maps (N, H, W, dim) to the same shape. The branch is one
     operator, :func:`mambaout_mm.ops.gated_cnn.gated_cnn`; where a module of it has been replaced
-    (by an adapter or a quantised one, say) or has hooks, the modules are called one by one.
+    (by an adapter or a quantised one, say), changed or given hooks, they are called one by one.
 
     Args:
         dim (int): Channels.
@@ -181,7 +181,7 @@ class GatedCNNBlock(nn.Module):
                 self.fc2.weight,
                 self.fc2.bias,
                 self.activation,
-                LN_EPS,
+                self.norm.eps,
             )
         else:
             y = self._call_modules(x)
@@ -193,22 +193,33 @@ class GatedCNNBlock(nn.Module):
         return self.fc2(self.act(g) * torch.cat((i, c), dim=-1))  # (N, H, W, dim)
 
     def _is_as_built(self) -> bool:
-        """Whether calling the modules would do no more than the operator does."""
-        built = (
-            (self.norm, nn.LayerNorm),
-            (self.fc1, nn.Linear),
-            (self.act, ACTIVATIONS[self.activation]),
-            (self.conv, nn.Conv2d),
-            (self.fc2, nn.Linear),
+        """Whether calling the modules would do no more, and nothing else, than the operator."""
+        norm, conv, act = self.norm, self.conv, self.act
+        return (
+            _is_plain(norm, nn.LayerNorm)
+            and _is_plain(self.fc1, nn.Linear)
+            and _is_plain(act, ACTIVATIONS[self.activation])
+            and _is_plain(conv, nn.Conv2d)
+            and _is_plain(self.fc2, nn.Linear)
+            and norm.weight is not None
+            and getattr(act, 'approximate', 'none') == 'none'
+            and conv.padding_mode == 'zeros'
+            and conv.padding == (conv.kernel_size[0] // 2,) * 2
+            and conv.stride == conv.dilation == (1, 1)
+            and all(part.bias is not None for part in (norm, self.fc1, conv, self.fc2))
         )
-        return all(
-            type(module) is kind
-            and not module._forward_hooks
-            and not module._forward_pre_hooks
-            and not module._backward_hooks
-            and not module._backward_pre_hooks
-            for module, kind in built
-        )
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of that very type, with that type's forward and no hooks."""
+    return (
+        type(module) is kind
+        and 'forward' not in module.__dict__
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+    )
 
 
 @register_backbone

@@ -10,6 +10,7 @@ optim_wrapper = dict(
         lr=1e-4,  # paper, section 4.3
         betas=(0.9, 0.999),  # Swin: mmdet's Swin-T 1x
         weight_decay=0.05,  # Swin
+        fused=True,  # the same step in one kernel: benchmarks/NOTES.md
     ),
     paramwise_cfg=dict(  # Swin; backbones other than Swin have no position bias
         custom_keys={

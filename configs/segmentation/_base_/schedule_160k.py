@@ -10,6 +10,7 @@ optim_wrapper = dict(
         lr=1e-4,  # paper, section 4.4; author: for all sizes (issue #251)
         betas=(0.9, 0.999),  # Swin: mmseg's Swin-T UperNet
         weight_decay=0.01,  # Swin
+        fused=True,  # the same step in one kernel: benchmarks/NOTES.md
     ),
     paramwise_cfg=dict(  # Swin; backbones other than Swin have no position bias
         custom_keys={

@@ -65,7 +65,7 @@ def gated_cnn(
         fc2_weight,
         fc2_bias,
     )
-    if exporting():
+    if exporting() or x.numel() == 0:
         return gated_cnn_reference(*inputs, activation, eps)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     # Inference outside of graphs is spared the dispatcher, a tenth of a millisecond for each block.
@@ -151,7 +151,7 @@ def _backward_op(
             grad_y, x, parameters.to(kept.dtype), kept, kept_c, activation, eps
         )
     own = (grad.to(given.dtype) for grad, given in zip(grads, parameters, strict=True))
-    return grad_x, *own
+    return tuple(grad.contiguous() for grad in (grad_x, *own))  # as the fake kernel promises
 
 
 @_backward_op.register_fake

@@ -38,7 +38,7 @@ def kept_widths(hidden: int, conv_dim: int) -> tuple[int, int]:
 def forward(
     x: Tensor, parameters: Parameters, activation: str, eps: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (N, H, W, C) and fc1's in two parts, [g | i] and c, which are empty unless ``keep``."""
+    """Output (N, H, W, C) and fc1's in two parts, [g | i] and c, both empty unless ``keep``."""
     p, dtype = parameters, parameters.fc1_weight.dtype
     hidden, inner, _ = p.widths
     outer = hidden + inner
@@ -46,8 +46,9 @@ def forward(
     c = linear(n, p.fc1_weight[outer:], p.fc1_bias[outer:])
     mixed = convolve(c, p.conv_weight, p.conv_bias)
     parts = list(strips(x))
-    y = n.new_empty(x.shape)
-    kept = _allocate((*x.shape[:-1], outer), dtype) if keep and len(parts) > 1 else None
+    y, kept = n.new_empty(x.shape), None
+    if keep and len(parts) > 1:
+        kept = _allocate((*x.shape[:-1], outer), dtype)
     weight, bias = p.fc1_weight[:outer], p.fc1_bias[:outer]
     for strip in parts:
         if kept is None:
@@ -58,7 +59,11 @@ def forward(
         gate = activate(gi[..., :hidden], activation)
         gate[..., :inner].mul_(gi[..., hidden:])
         gate[..., inner:].mul_(mixed[strip])
-        y[strip] = linear(gate, p.fc2_weight, p.fc2_bias)
+        out = linear(gate, p.fc2_weight, p.fc2_bias)
+        if len(parts) > 1:
+            y[strip] = out
+        else:
+            y = out
     if not keep:
         return y, n.new_empty(0), n.new_empty(0)
     return y, gi if kept is None else kept, c
@@ -81,22 +86,27 @@ def backward(
     n = normed.to(c.dtype)
     mixed = convolve(c, p.conv_weight, p.conv_bias)
     grad_mixed, grad_n = c.new_empty(c.shape), c.new_empty(x.shape)
-    sums = [_zeros(x) for x in (p.fc1_weight, p.fc1_bias, p.fc2_weight, p.fc2_bias)]
+    sums = [_total_for(x) for x in (p.fc1_weight, p.fc1_bias, p.fc2_weight, p.fc2_bias)]
     grad_weight1, grad_bias1, grad_weight2, grad_bias2 = sums
-    for strip in strips(x):
+    parts = list(strips(x))
+    for count, strip in enumerate(parts):
         g, i = gi[strip].split((hidden, inner), dim=-1)
         grad = grad_y[strip].contiguous()
         grad_gi = grad.new_empty((*grad.shape[:-1], outer))
         gate = gate_backward(
             product(grad, p.fc2_weight), g, i, mixed[strip], activation, grad_gi, grad_mixed[strip]
         )
-        _add_product(grad_weight2, grad, gate)
-        _add_product(grad_weight1[:outer], grad_gi, n[strip])
+        _add_product(grad_weight2, grad, gate, count)
+        _add_product(grad_weight1[:outer], grad_gi, n[strip], count)
         grad_bias2 += column_sums(grad)
         grad_bias1[:outer] += column_sums(grad_gi)
-        grad_n[strip] = product(grad_gi, p.fc1_weight[:outer])
+        part = product(grad_gi, p.fc1_weight[:outer])
+        if len(parts) > 1:
+            grad_n[strip] = part
+        else:
+            grad_n = part
     grad_c = input_gradient(grad_mixed, p.conv_weight)
-    _add_product(grad_weight1[outer:], grad_c, n)
+    _add_product(grad_weight1[outer:], grad_c, n, 0)
     grad_bias1[outer:] += column_sums(grad_c)
     grad_n += product(grad_c, p.fc1_weight[outer:])
     grad_x, *grad_norm = torch.ops.aten.native_layer_norm_backward(
@@ -148,17 +158,23 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     )
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left^T @ right`` over all pixels."""
-    left, right = left.flatten(0, 2), right.flatten(0, 2)
+def _add_product(total: Tensor, left: Tensor, right: Tensor, count: int) -> None:
+    """``total += left^T @ right`` over all pixels; ``total`` is as good as zero at count 0."""
+    left, right = left.flatten(0, 2).t(), right.flatten(0, 2)
     if total.dtype == left.dtype:
-        total.addmm_(left.t(), right)
+        torch.addmm(total, left, right, beta=min(count, 1), out=total)
+    elif count:
+        total += left @ right
     else:
-        total += left.t() @ right
+        total.copy_(left @ right)
 
 
-def _zeros(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+def _total_for(parameter: Tensor) -> Tensor:
+    """To add its gradient up in, float32 at least: vectors zero, matrices for `_add_product`."""
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    if parameter.dim() == 2:
+        return torch.empty_like(parameter, dtype=dtype)
+    return torch.zeros_like(parameter, dtype=dtype)
 
 
 def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -63,7 +63,7 @@ def backend(x: Tensor) -> ModuleType:
 @library.custom_op('mambaout_mm::gated_conv', mutates_args=())
 def _forward_op(x: Tensor, weight: Tensor, bias: Tensor, hidden: int, activation: str) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        return backend(x).forward(x, weight, bias, hidden, activation)
+        return backend(x).forward(x, weight, bias, hidden, activation).contiguous()
 
 
 @_forward_op.register_fake
@@ -77,7 +77,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         *grads, _ = backend(x).backward(grad_y, x, weight, bias, hidden, activation, False)
-    return tuple(grads)
+    return tuple(grad.contiguous() for grad in grads)  # as the fake kernel promises
 
 
 @_backward_op.register_fake

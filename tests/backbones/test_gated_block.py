@@ -1,0 +1,179 @@
+"""When a Gated CNN block runs as one operator, and when its modules are called one by one."""
+
+import pytest
+import torch
+from torch import nn
+
+from mambaout_mm.backbones import mambaout
+from mambaout_mm.backbones.mambaout import GatedCNNBlock
+
+PARTS = ('norm', 'fc1', 'act', 'conv', 'fc2')
+
+
+class Adapter(nn.Module):
+    """Adds a constant to what a module gives."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x) + 1
+
+
+@pytest.fixture
+def block():
+    block = GatedCNNBlock(8, 8 / 3, 1.0, 7, 'gelu', layer_scale=None, drop_path=0.0)
+    for parameter in block.parameters():  # biases of 0 and norms of 1 would hide errors
+        nn.init.normal_(parameter, std=0.3)
+    return block
+
+
+@pytest.fixture
+def operator_calls(monkeypatch):
+    """The outputs of the operator, as the block called it."""
+    outputs = []
+    operator = mambaout.gated_cnn
+
+    def recording(*args):
+        outputs.append(operator(*args))
+        return outputs[-1]
+
+    monkeypatch.setattr(mambaout, 'gated_cnn', recording)
+    return outputs
+
+
+def by_hand(block, x, **replaced):
+    """The branch's definition, a module of it replaced or not, and the residual connection."""
+    part = {name: replaced.get(name, getattr(block, name)) for name in PARTS}
+    hidden = block.fc2.in_features
+    inner = hidden - block.conv.in_channels
+    h = part['fc1'](part['norm'](x))
+    g, i, c = h[..., :hidden], h[..., hidden : hidden + inner], h[..., hidden + inner :]
+    c = part['conv'](c.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return x + part['fc2'](part['act'](g) * torch.cat((i, c), dim=-1))
+
+
+@pytest.mark.parametrize('activation', ['gelu', 'silu'])
+@pytest.mark.parametrize('layer_scale', [None, 0.5])
+def test_as_built_it_is_one_operator_equal_to_its_modules(activation, layer_scale, operator_calls):
+    block = GatedCNNBlock(8, 8 / 3, 1.0, 7, activation, layer_scale, drop_path=0.0).double()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 5, 9, 8, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn_like(x)
+    leaves = [x, *block.parameters()]
+    y = block(x)
+    assert len(operator_calls) == 1
+    expected = x + block.ls(block._call_modules(x))
+    assert torch.allclose(y, expected, rtol=1e-12, atol=1e-12)
+    for grad, other in zip(
+        torch.autograd.grad(y, leaves, cotangent),
+        torch.autograd.grad(expected, leaves, cotangent),
+        strict=True,
+    ):
+        assert torch.allclose(grad, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize('part', PARTS)
+def test_a_replaced_module_is_called(part, block, operator_calls):
+    x = torch.randn(2, 5, 9, 8)
+    plain = block(x)
+    adapter = Adapter(getattr(block, part))
+    expected = by_hand(block, x, **{part: adapter})
+    setattr(block, part, adapter)
+    operator_calls.clear()
+    y = block(x)
+    assert operator_calls == []
+    assert torch.allclose(y, expected, atol=1e-5)
+    assert not torch.allclose(y, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize('part', PARTS)
+def test_a_hook_sees_its_module_and_changes_the_result(part, block, operator_calls):
+    x = torch.randn(2, 5, 9, 8)
+    plain = block(x)
+    module = getattr(block, part)
+    expected = by_hand(block, x, **{part: lambda x: 2 * module(x)})
+    hook = module.register_forward_hook(lambda module, args, output: 2 * output)
+    operator_calls.clear()
+    assert torch.allclose(block(x), expected, atol=1e-5)
+    assert operator_calls == []
+    hook.remove()
+    assert torch.equal(block(x), plain)
+    assert len(operator_calls) == 1
+
+
+@pytest.mark.parametrize('part', PARTS)
+def test_a_pre_hook_changes_what_its_module_gets(part, block, operator_calls):
+    x = torch.randn(2, 5, 9, 8)
+    plain = block(x)
+    module = getattr(block, part)
+    expected = by_hand(block, x, **{part: lambda x: module(x.abs())})
+    hook = module.register_forward_pre_hook(lambda module, args: (args[0].abs(),))
+    operator_calls.clear()
+    assert torch.allclose(block(x), expected, atol=1e-5)
+    assert operator_calls == []
+    hook.remove()
+    assert torch.equal(block(x), plain)
+    assert len(operator_calls) == 1
+
+
+@pytest.mark.parametrize('part', PARTS)
+@pytest.mark.parametrize('kind', ['full_backward_hook', 'full_backward_pre_hook'])
+def test_a_backward_hook_is_called(part, kind, block):
+    called = []
+    module = getattr(block, part)
+    getattr(module, f'register_{kind}')(lambda module, *grads: called.append(module))
+    block(torch.randn(2, 5, 9, 8, requires_grad=True)).sum().backward()
+    assert called == [module]
+
+
+def without_bias(block):
+    block.fc1 = nn.Linear(8, 42, bias=False)
+
+
+def without_affine(block):
+    block.norm = nn.LayerNorm(8, elementwise_affine=False)
+
+
+def tanh(block):
+    block.act = nn.GELU('tanh')
+
+
+def dilated(block):
+    block.conv = nn.Conv2d(8, 8, 7, padding=9, dilation=3, groups=8)
+
+
+def reflecting(block):
+    block.conv = nn.Conv2d(8, 8, 7, padding=3, padding_mode='reflect', groups=8)
+
+
+def another_forward(block):
+    original = block.fc1.forward
+    block.fc1.forward = lambda x: original(x) + 1
+
+
+CHANGES = [without_bias, without_affine, tanh, dilated, reflecting, another_forward]
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_a_changed_module_is_called(change, block, operator_calls):
+    change(block)
+    x = torch.randn(2, 9, 11, 8)
+    assert torch.equal(block(x), by_hand(block, x))
+    assert not operator_calls
+
+
+def test_another_epsilon_counts(block, operator_calls):
+    block.norm.eps = 0.5
+    x = torch.randn(2, 9, 11, 8)
+    assert torch.allclose(block(x), by_hand(block, x), rtol=1e-5, atol=1e-5)
+    assert len(operator_calls) == 1
+
+
+def test_no_image_gives_no_map(block):
+    x = torch.randn(0, 9, 11, 8, requires_grad=True)
+    y = block(x)
+    assert y.shape == x.shape
+    y.sum().backward()
