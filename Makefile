@@ -10,8 +10,9 @@ INSTALLED = $(VENV)/.installed
 demo: $(INSTALLED)
 	$(RUN) tools/train.py configs/detection/maskrcnn_mambaout_t.py --demo
 
+# A worker for each of two cores; with more threads they would wait for each other.
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

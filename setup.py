@@ -55,7 +55,16 @@ setup(
             'onedl-mmdetection>=3.5.1',
             'onedl-mmsegmentation>=1.4.2',
         ],
-        'test': ['pytest', 'ruff', 'setuptools', 'wheel'],
+        'test': [
+            'onnx',
+            'onnxruntime',
+            'onnxscript',
+            'pytest',
+            'pytest-xdist',
+            'ruff',
+            'setuptools',
+            'wheel',
+        ],
     },
     cmdclass={'build_py': BuildWithMim},
 )

@@ -1,0 +1,314 @@
+"""The gated convolution's kernels: in Triton's interpreter, compiled without a GPU, and on a GPU.
+
+The interpreter has to be chosen before Triton is imported, and to compile for a GPU that is not
+there, Triton has to take it for the device. Both happen in processes of their own, all at once:
+pytest on the functions ``check_*`` of this file, and this file as a script, once for each target.
+"""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[3]
+TARGETS = {'sm_80': 80, 'sm_90': 90}
+
+triton = pytest.importorskip('triton', minversion='3.3')
+
+
+def load_alone():
+    """Kernels and definition, without the package around them, which takes long to import."""
+    package = types.ModuleType('gated_conv_alone')
+    package.__path__ = [str(ROOT / 'mambaout_mm' / 'ops' / 'gated_conv')]
+    sys.modules['gated_conv_alone'] = package
+    reference = importlib.import_module('gated_conv_alone.reference')
+    return importlib.import_module('gated_conv_alone.triton'), reference
+
+
+def random_inputs(shape, layout='dense', device='cpu'):
+    """grad_y, x, weight, bias and hidden."""
+    *pixels, channels, hidden, size = shape
+    torch.manual_seed(0)
+
+    def random_map(width):
+        if layout == 'dense':
+            return torch.randn(*pixels, width, device=device)
+        n, h, w = pixels  # a view of every other row, between other columns and channels
+        return torch.randn(n, 2 * h, w + 3, width + 5, device=device)[:, ::2, 1:-2, 3:-2]
+
+    weight = torch.randn(channels, 1, size, size, device=device) / size
+    bias = torch.randn(channels, device=device)
+    return [random_map(hidden), random_map(2 * hidden), weight, bias, hidden]
+
+
+def cast(inputs, dtype):
+    """The maps alone: parameters may have another dtype."""
+    return [x.to(dtype) for x in inputs[:2]] + inputs[2:]
+
+
+def run(module, inputs, activation, with_output=True):
+    """Output of the forward pass, then gradients and output of the backward pass."""
+    y = module.forward(*inputs[1:], activation)
+    return y, *module.backward(*inputs, activation, with_output)
+
+
+def error(value, exact):
+    """Largest difference, relative to the largest exact value."""
+    return (value.double() - exact).abs().max().item() / (exact.abs().max().item() or 1)
+
+
+def assert_as_near(kernels, reference, inputs, activation, with_output=True, granted=1e-6):
+    """As near to exact values as PyTorch's operations in the same dtype."""
+    results = run(kernels, inputs, activation, with_output)
+    exact = run(reference, [*(x.double() for x in inputs[:4]), inputs[4]], activation)
+    plain = run(reference, inputs, activation)
+    dtypes = [inputs[i].dtype for i in (1, 1, 2, 3, 1)]
+    names = ('y', 'grad_x', 'grad_weight', 'grad_bias', 'y again')
+    for name, *row in zip(names, results, plain, exact, dtypes, strict=True):
+        value, other, true, dtype = row
+        if name == 'y again' and not with_output:
+            assert value is None
+            continue
+        assert value.shape == true.shape and value.dtype == dtype and value.is_contiguous(), name
+        assert error(value, true) <= 2 * error(other, true) + granted, name
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Fresh memory is NaN, so that an element that no kernel writes shows."""
+
+    def poison(allocate):
+        def allocate_nan(*args, **kwargs):
+            x = allocate(*args, **kwargs)
+            return x.fill_(float('nan')) if x.is_floating_point() else x
+
+        return allocate_nan
+
+    for owner, name in ((torch, 'empty'), (torch, 'empty_like'), (torch.Tensor, 'new_empty')):
+        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
+
+
+@pytest.fixture(scope='module')
+def interpreted():
+    return load_alone()
+
+
+# (N, H, W, conv channels, hidden, kernel), layout, dtype, activation, with output, programs for
+# the weight's gradient
+CASES = [
+    ((1, 9, 19, 3, 9, 7), 'dense', torch.float32, 'gelu', True, 3),
+    ((2, 9, 17, 33, 40, 3), 'view', torch.float32, 'silu', False, 4),
+    ((1, 2, 3, 128, 341, 7), 'dense', torch.bfloat16, 'gelu', True, 256),
+    ((2, 1, 40, 5, 5, 7), 'dense', torch.bfloat16, 'gelu', False, 1),
+    ((1, 37, 1, 16, 48, 5), 'view', torch.float16, 'silu', True, 2),
+    ((1, 1, 1, 1, 2, 7), 'dense', torch.float16, 'gelu', True, 256),
+    ((2, 3, 4, 8, 16, 1), 'dense', torch.float32, 'gelu', True, 256),
+]
+
+
+@pytest.mark.parametrize(
+    ('shape', 'layout', 'dtype', 'activation', 'with_output', 'programs'), CASES
+)
+def check_shapes_layouts_and_dtypes(
+    shape, layout, dtype, activation, with_output, programs, interpreted, poisoned, monkeypatch
+):
+    monkeypatch.setattr(interpreted[0], 'PROGRAMS', programs)
+    inputs = cast(random_inputs(shape, layout), dtype)
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    granted = 2**-8 if dtype == torch.bfloat16 else 1e-6
+    assert_as_near(*interpreted, inputs, activation, with_output, granted)
+
+
+def check_gradient_of_any_strides(interpreted, poisoned):
+    inputs = random_inputs((1, 3, 4, 2, 5, 3))
+    inputs[0] = inputs[0].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert_as_near(*interpreted, inputs, 'gelu')
+    inputs[0] = inputs[0][:1, :1, :1, :1].expand(inputs[0].shape)
+    assert_as_near(*interpreted, inputs, 'gelu')
+
+
+@pytest.mark.parametrize('activation', ['gelu', 'silu'])
+def check_activation_everywhere(activation, interpreted):
+    """y = act(g) and dy / dg = act'(g), where i = 1; far from 0 too, and for NaN."""
+    kernels, reference = interpreted
+    near = torch.linspace(-8, 8, 501)
+    g = torch.cat((near, torch.tensor([-1e30, -100, -20, 20, 100, 1e30, float('nan')])))
+    x = torch.stack((g, g, torch.ones_like(g), torch.zeros_like(g)), dim=-1)[None, None]
+    weight, bias = torch.ones(1, 1, 1, 1), torch.ones(1)
+    grad_y = torch.ones(1, 1, len(g), 2)
+    grad_x, _, _, y = kernels.backward(grad_y, x, weight, bias, 2, activation, True)
+    exact = g.double().requires_grad_()
+    value = reference.ACTIVATIONS[activation](exact)
+    (slope,) = torch.autograd.grad(value.sum(), exact)
+    # What faces i, then what faces the convolution, which adds 1 to 0.
+    for channel in range(2):
+        torch.testing.assert_close(
+            y[0, 0, :, channel].double(), value.detach(), rtol=3e-7, atol=1e-7, equal_nan=True
+        )
+        torch.testing.assert_close(
+            grad_x[0, 0, :, channel].double(), slope, rtol=3e-7, atol=3e-7, equal_nan=True
+        )
+
+
+# Channels of the convolution and of the gate, height and width, of MambaOut-T's stages at 800x1280
+STAGES = [(96, 256, 200, 320), (192, 512, 100, 160), (384, 1024, 50, 80), (576, 1536, 25, 40)]
+# Model, layout, dtype, activation, (N, H, W, conv channels, hidden, kernel)
+SIZES = [
+    (f'stage {stage}', 'dense', dtype, 'gelu', (1, height, width, channels, hidden, 7))
+    for stage, (channels, hidden, height, width) in enumerate(STAGES, 1)
+    for dtype in ('bfloat16', 'float32')
+]
+SIZES.append(('odd', 'view', 'float16', 'silu', (2, 10, 18, 33, 41, 3)))
+KERNELS = ('_forward_kernel', '_gate_kernel', '_gradient_kernel')
+USAGE = ('REG', 'STACK', 'LOCAL')
+CUOBJDUMP = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+
+
+def compile_kernels(target, folder):
+    """Compile what real sizes launch; print registers, stack and local memory as JSON."""
+
+    class Driver:
+        """Of a device that is not there."""
+
+        get_current_target = staticmethod(
+            lambda: triton.backends.compiler.GPUTarget('cuda', TARGETS[target], 32)
+        )
+        get_current_device = staticmethod(lambda: 0)
+        get_current_stream = staticmethod(lambda device: 0)
+
+    class Compile:
+        """In place of a kernel: a launch compiles."""
+
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return lambda *args, **kwargs: compiled.append(
+                self.kernel.warmup(*args, grid=grid, **kwargs)
+            )
+
+    triton.runtime.driver.set_active(Driver())
+    kernels, _ = load_alone()
+    for name in KERNELS:
+        setattr(kernels, name, Compile(getattr(kernels, name)))
+    table = []
+    for model, layout, dtype, activation, shape in SIZES:
+        compiled = []
+        inputs = random_inputs(shape, layout, 'meta')
+        run(kernels, cast(inputs, getattr(torch, dtype)), activation)
+        for kernel in compiled:
+            cubin = Path(folder, 'kernel.cubin')
+            cubin.write_bytes(kernel.asm['cubin'])
+            command = [str(CUOBJDUMP), '--dump-resource-usage', str(cubin)]
+            usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            numbers = [int(re.search(rf'{key}:(\d+)', usage)[1]) for key in USAGE]
+            table.append([model, dtype, kernel.metadata.name, *numbers])
+    print(json.dumps(table))
+
+
+@pytest.fixture(scope='module')
+def processes(tmp_path_factory):
+    """Started together, so that the slow ones share the time."""
+    flags = ['-p', 'no:cacheprovider', '--noconftest', '-o', 'python_functions=check_*']
+    commands = {'interpreter': [sys.executable, '-m', 'pytest', *flags, __file__]}
+    if CUOBJDUMP.exists() and CUOBJDUMP.with_name('ptxas').exists():
+        for target in TARGETS:
+            folder = tmp_path_factory.mktemp(target)
+            commands[target] = [sys.executable, __file__, target, str(folder)]
+    started = {}
+    for name, command in commands.items():
+        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        env.pop('TRITON_INTERPRET', None)
+        if name == 'interpreter':
+            env['TRITON_INTERPRET'] = '1'
+        started[name] = subprocess.Popen(
+            command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    yield started
+    for process in started.values():
+        process.kill()
+
+
+@pytest.mark.parametrize('target', TARGETS)
+def test_compiled_without_spills(target, processes):
+    if target not in processes:
+        pytest.skip(f'Triton brings no ptxas and cuobjdump, looked for in {CUOBJDUMP.parent}')
+    output, _ = processes[target].communicate(timeout=400)
+    assert processes[target].returncode == 0, output
+    table = json.loads(output.splitlines()[-1])
+    assert [row[2] for row in table] == list(KERNELS) * len(SIZES)
+    for model, dtype, kernel, registers, stack, local in table:
+        row = f'{target} {model} {dtype:8} {kernel:16} {registers:3} registers'
+        print(row)
+        if model != 'odd':  # where nothing is aligned, a few bytes of the stack do not matter
+            assert stack == local == 0, (row, stack, local)
+            # Four programs on each multiprocessor, or three.
+            assert registers <= (128 if dtype == 'bfloat16' else 168), row
+
+
+def test_in_the_interpreter(processes):
+    output, _ = processes['interpreter'].communicate(timeout=400)
+    assert processes['interpreter'].returncode == 0, output
+    assert f'{len(CASES) + 3} passed' in output
+
+
+def on_cuda(test):
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+    return pytest.mark.cuda(skip(test))
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Kernels and definition; PyTorch's convolutions in full float32."""
+    from mambaout_mm.ops.gated_conv import reference, triton
+
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    return triton, reference
+
+
+@on_cuda
+@pytest.mark.parametrize(
+    ('shape', 'layout', 'dtype', 'activation', 'with_output', 'programs'), CASES
+)
+def test_shapes_on_cuda(
+    shape, layout, dtype, activation, with_output, programs, on_device, poisoned, monkeypatch
+):
+    monkeypatch.setattr(on_device[0], 'PROGRAMS', programs)
+    inputs = cast(random_inputs(shape, layout, 'cuda'), dtype)
+    assert_as_near(*on_device, inputs, activation, with_output)
+
+
+@on_cuda
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('stage', [0, 3])
+def test_real_sizes_on_cuda(stage, dtype, on_device, poisoned):
+    channels, hidden, *pixels = STAGES[stage]
+    inputs = cast(random_inputs((2, *pixels, channels, hidden, 7), device='cuda'), dtype)
+    assert_as_near(*on_device, inputs, 'gelu')
+    first, second = (run(on_device[0], inputs, 'gelu') for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+@on_cuda
+def test_graph_on_cuda(on_device):
+    kernels, _ = on_device
+    inputs = random_inputs((1, 20, 30, 24, 64, 7), device='cuda')
+    run(kernels, inputs, 'gelu')  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run(kernels, inputs, 'gelu')
+    for x in inputs[:4]:
+        x.normal_()
+    graph.replay()
+    assert all(map(torch.equal, results, run(kernels, inputs, 'gelu')))
+
+
+if __name__ == '__main__':
+    compile_kernels(*sys.argv[1:])
