@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmengine.analysis import get_model_complexity_info
+from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 from timm.layers import Attention
 from torch import nn
 
@@ -68,3 +68,11 @@ def test_attention_counts_its_two_products(fused):
     macs = count_macs(attention, torch.zeros(3, 10, 16))
     projections = 3 * 10 * 16 * (3 * 16 + 16)
     assert macs == projections + 2 * 3 * 10 * 10 * 16
+
+
+def test_the_modules_of_a_block_are_counted_by_name():
+    by_module = FlopAnalyzer(MambaOut('femto').eval(), torch.zeros(1, 3, 64, 96)).by_module()
+    pixels, dim, hidden = 16 * 24, 48, 128
+    assert by_module['stages.0.0.fc1'] == pixels * dim * 2 * hidden
+    assert by_module['stages.0.0.conv'] == pixels * dim * 7 * 7
+    assert by_module['stages.0.0.fc2'] == pixels * hidden * dim
