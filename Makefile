@@ -10,9 +10,10 @@ INSTALLED = $(VENV)/.installed
 demo: $(INSTALLED)
 	$(RUN) tools/train.py configs/detection/maskrcnn_mambaout_t.py --demo
 
-# A worker for each of two cores; with more threads they would wait for each other.
+# A worker for each of two cores, more threads would wait for each other; a file to one worker, since
+# its tests share what they make.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -16,7 +16,7 @@ def python_blocks(path):
 
 
 def test_readme_config_builds(tmp_path):
-    config, _ = python_blocks(ROOT / 'README.md')
+    config, *_ = python_blocks(ROOT / 'README.md')
     (tmp_path / 'my_config.py').write_text(config)
     cfg = Config.fromfile(tmp_path / 'my_config.py')
     assert cfg.model.backbone.init_cfg.checkpoint == 'mambaout://tiny'
@@ -25,9 +25,17 @@ def test_readme_config_builds(tmp_path):
 
 
 def test_readme_python_runs(capsys):
-    _, code = python_blocks(ROOT / 'README.md')
+    _, code, _ = python_blocks(ROOT / 'README.md')
     exec(compile(code, 'README.md', 'exec'), {})
     assert '(192, 384, 576) (8, 16, 32)' in capsys.readouterr().out
+
+
+def test_readme_export_runs(tmp_path, monkeypatch):
+    pytest.importorskip('onnxscript')
+    monkeypatch.chdir(tmp_path)
+    *_, code = python_blocks(ROOT / 'README.md')
+    exec(compile(code, 'README.md', 'exec'), {})
+    assert (tmp_path / 'mambaout.onnx').stat().st_size > 0
 
 
 @pytest.mark.parametrize('small', [False, True], ids=['as shown', 'with the small settings'])

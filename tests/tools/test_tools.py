@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -265,9 +266,12 @@ def run_two_processes(config, *args, **env):
     """dist_train.sh on CPUs: torchrun and gloo."""
     command = [ROOT / 'tools' / 'dist_train.sh', config, '2', *args, '--cfg-options']
     command += [*TWO_ITERATIONS, 'val_dataloader.dataset.indices=3']
+    with socket.socket() as free:  # tests run side by side
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
     env = {
         **os.environ,
-        'MASTER_PORT': '29617',
+        'MASTER_PORT': str(port),
         'OMP_NUM_THREADS': '1',
         'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
         'CUDA_VISIBLE_DEVICES': '-1',
