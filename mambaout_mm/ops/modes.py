@@ -1,7 +1,12 @@
-"""How an operator is being called: exported, under autocast."""
+"""How an operator is being called: exported, by its definition, under autocast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+_by_definition = False
 
 
 def exporting() -> bool:
@@ -11,6 +16,25 @@ def exporting() -> bool:
     count of operations uses; False under ``torch.compile``.
     """
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+@contextmanager
+def references() -> Iterator[None]:
+    """Have every operator run its ``reference.py``: slow, and obviously right.
+
+    For checking a model against its own definition, forward and backward, in any dtype.
+    """
+    global _by_definition
+    before, _by_definition = _by_definition, True
+    try:
+        yield
+    finally:
+        _by_definition = before
+
+
+def by_definition() -> bool:
+    """Whether :func:`references` is in force."""
+    return _by_definition
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -1,0 +1,48 @@
+"""Operators run by their definitions where that is asked for, and only there."""
+
+import pytest
+import torch
+
+from mambaout_mm.ops import gated_cnn, gated_conv, selective_scan
+from mambaout_mm.ops.modes import by_definition, references
+
+
+def test_the_mode_ends_with_its_block_also_after_an_error():
+    assert not by_definition()
+    with pytest.raises(KeyError), references():
+        assert by_definition()
+        with references():
+            pass
+        assert by_definition()
+        raise KeyError
+    assert not by_definition()
+
+
+@pytest.mark.parametrize(
+    ('module', 'name', 'shapes', 'rest'),
+    [
+        (gated_conv, 'gated_conv', [(1, 2, 3, 8), (2, 1, 3, 3), (2,)], (4, 'gelu')),
+        (
+            gated_cnn,
+            'gated_cnn',
+            [(1, 2, 3, 6), (6,), (6,), (8, 6), (8,), (2, 1, 3, 3), (2,), (6, 4), (6,)],
+            ('gelu', 1e-6),
+        ),
+        (selective_scan, 'selective_scan', [(1, 4, 5), (1, 4, 5), (4, 2), *[(1, 2, 2, 5)] * 2], ()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_no_fast_path_is_taken_by_definition(module, name, shapes, rest, monkeypatch):
+    inputs = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
+    operator = getattr(module, name)
+    fast = operator(*inputs, *rest)
+
+    def no_fast_path(*_, **__):
+        raise AssertionError('a fast path was taken')
+
+    for fast_path in ('forward',):
+        monkeypatch.setattr(module.cpu, fast_path, no_fast_path)
+    with pytest.raises(AssertionError, match='a fast path was taken'):
+        operator(*inputs, *rest)
+    with references():
+        torch.testing.assert_close(operator(*inputs, *rest), fast)
