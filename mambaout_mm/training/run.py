@@ -21,6 +21,7 @@ from mambaout_mm.errors import UserError
 
 from . import checks
 from .options import merge_options
+from .predictions import DumpSegResults
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 NO_ANNOTATIONS = 'need at least one array to concatenate'
@@ -140,11 +141,12 @@ def test(
         checks.check_fits(runner.model, checkpoint)
         runner.load_checkpoint(checkpoint)
         if out:
-            dump = METRICS.build(
-                # mmdet's own keeps masks as run lengths
-                dict(type='DumpDetResults' if detection else 'DumpResults', out_file_path=out)
-            )
-            runner.test_loop.evaluator.metrics.append(dump)
+            # In place of MMEngine's DumpResults: masks as run lengths, label maps without logits.
+            kind = 'DumpDetResults' if detection else DumpSegResults
+            dump = METRICS.build(dict(type=kind, out_file_path=out))
+            evaluator = runner.test_loop.evaluator
+            dump.dataset_meta = evaluator.dataset_meta  # set on the metrics there before
+            evaluator.metrics.append(dump)
         metrics = runner.test()
     del runner
     _leave_process_group()
