@@ -1,0 +1,132 @@
+"""What the authors print: 201 rows from the papers and READMEs, each with its source.
+
+``published.csv`` keeps numbers of the same network from different sources apart, and so does
+everything made of it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from .records import Record
+
+CSV = Path(__file__).with_name('published.csv')
+PAPER = 'arXiv 2405.07992'
+# What sets the authors' recipes apart, by the beginning of a row's name: precision, GPUs x images,
+# learning rate, neck, from their papers, configs and repositories.
+RECIPES = {
+    'MambaOut': dict(
+        detection='mixed precision, 4 x 4 images',
+        segmentation='mixed precision, 4 x 4 images, lr 1e-4',
+    ),
+    'VMamba': dict(
+        detection='FP32, 8 x 2 images',
+        segmentation='FP32, 8 x 2 images, lr 6e-5',
+        classification='averaged weights',
+    ),
+    'LocalVMamba': dict(
+        detection='mixed precision, 8 x 2 images',
+        segmentation='8 x 2 images, lr 6e-5; mixed precision for Small only',
+    ),
+    'EfficientVMamba': dict(detection='mixed precision, 8 x 2 images'),
+    'PlainMamba': dict(
+        detection='FP32, 8 x 2 images, behind a ViT-Adapter', segmentation='8 x 2 images, lr 6e-5'
+    ),
+    'Vim': dict(
+        detection='as ViTDet: Cascade, 100 epochs, 1024x1024, batch 64',
+        segmentation='FP32, batch 32, lr 1e-4 or 2e-4',
+    ),
+}
+# Column of the csv, quantity of a record, unit.
+ACCURACIES = (
+    ('ap_box', 'box AP', '%'),
+    ('ap_mask', 'mask AP', '%'),
+    ('miou_ss', 'mIoU', '%'),
+    ('miou_ms', 'mIoU multi-scale', '%'),
+    ('top1', 'top-1', '%'),
+)
+COSTS = (('params_m', 'params', 'M'), ('macs_g', 'MACs', 'G'))
+
+
+def published_results() -> pd.DataFrame:
+    """The rows of ``published.csv``.
+
+    Returns:
+        pd.DataFrame: Columns ``task`` ('detection', 'segmentation', 'classification'), ``method``,
+        ``schedule``, ``backbone``, ``mixer``, ``params_m`` (1e6), ``macs_g`` (1e9), ``input``
+        ('800x1280'), the accuracies in percent (``ap_box``, ``ap_box50``, ``ap_box75``,
+        ``ap_mask``, ``ap_mask50``, ``ap_mask75``, ``miou_ss``, ``miou_ms``, ``top1``; NaN where a
+        row has none), ``source`` and ``caveat`` ('' or what to keep in mind).
+    """
+    rows = pd.read_csv(CSV, keep_default_na=True)
+    rows = rows.fillna({'input': '', 'note': ''})
+    recipe = map(recipe_of, rows['backbone'], rows['task'])
+    rows['caveat'] = [
+        '; '.join(filter(None, pair)) for pair in zip(rows.pop('note'), recipe, strict=True)
+    ]
+    return rows
+
+
+def recipe_of(backbone: str, task: str) -> str:
+    """What sets the recipe of a published row apart; '' where nothing is on record."""
+    family = next((RECIPES[name] for name in RECIPES if backbone.startswith(name)), {})
+    return family.get(task, '')
+
+
+def published_records(rows: pd.DataFrame) -> Iterator[Record]:
+    """A record for each accuracy that a row prints, and for its cost."""
+    for row in rows.to_dict('records'):
+        for column, quantity, unit in (*ACCURACIES, *COSTS):
+            if pd.isna(row[column]):
+                continue
+            yield Record(
+                section='published',
+                backbone=row['backbone'],
+                mixer=row['mixer'],
+                model=row['method'],
+                quantity=quantity,
+                setting=row['schedule'],
+                size=row['input'],
+                value=row[column],
+                unit=unit,
+                origin='published',
+                source=row['source'],
+                note=row['caveat'],
+            )
+
+
+def gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """MambaOut minus VMamba on each task: the paper's two hypotheses in one table.
+
+    Both sides are from MambaOut's tables 1 to 3, where "VMambaV9" is the VMamba of today.
+    Hypothesis 1 (no SSM is needed to classify) says that the gap is not negative on ImageNet;
+    hypothesis 2 (it is worth exploring for dense prediction) that it may be on COCO and ADE20K.
+
+    Returns:
+        pd.DataFrame: Columns ``scale`` ('Tiny', 'Small', 'Base'), ``quantity``, ``mambaout``,
+        ``vmamba``, ``gap`` (all in percent) and ``source``.
+    """
+    rows = rows[
+        rows['source'].str.startswith(PAPER) & rows['schedule'].isin(['300e', '1x', '160k'])
+    ]
+    by_name = {(row['backbone'], row['task']): row for row in rows.to_dict('records')}
+    table = []
+    for column, quantity, _ in ACCURACIES:
+        task = {'top1': 'classification', 'ap_box': 'detection', 'ap_mask': 'detection'}.get(
+            column, 'segmentation'
+        )
+        for scale in ('Tiny', 'Small', 'Base'):
+            ours = by_name[f'MambaOut-{scale}', task]
+            theirs = by_name[f'VMambaV9-{scale[0]}', task]
+            table.append(
+                dict(
+                    scale=scale,
+                    quantity=quantity,
+                    mambaout=ours[column],
+                    vmamba=theirs[column],
+                    gap=round(ours[column] - theirs[column], 1),
+                    source=ours['source'],
+                )
+            )
+    return pd.DataFrame(table)

@@ -1,0 +1,127 @@
+"""How long each stage's sequence is, and how far its outputs can see.
+
+Paper: arXiv 2405.07992, section 3. A Transformer block with an MLP ratio of 4 costs 24 D^2 L +
+4 D L^2, so attention's quadratic part passes the linear part at L = 6 D: the paper's measure of a
+long sequence.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from timm.layers import Attention
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor, nn
+
+from mambaout_mm.backbones import MambaOut, TimmPyramid, VMamba
+from mambaout_mm.backbones.vmamba import SS2D
+
+from .catalogue import Entry, PlainViT, build_backbone, maps_of
+from .cost import SIZES
+from .records import NAN, Record
+
+SIDE = 224  # of the image on which modules show their strides; no field depends on it
+WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+GLOBAL = (SS2D, Attention)
+
+
+def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Record]:
+    """Tokens, the ratio L / 6D and the theoretical receptive field of each stage.
+
+    Args:
+        entry (Entry): The backbone.
+        sizes (tuple[tuple[int, int], ...]): Heights and widths. Defaults to 224x224, 800x1280 and
+            512x2048.
+
+    Yields:
+        Record: 'tokens' and 'tokens / 6D' at each size; 'attention overtakes at', the side in
+        pixels of the square image where L = 6D; 'theoretical receptive field' in pixels.
+    """
+    backbone = build_backbone(entry)
+    channels, strides = maps_of(backbone)
+    common = dict(section='sequence', backbone=entry.name, mixer=entry.mixer, origin='computed')
+    for i, (dim, stride) in enumerate(zip(channels, strides, strict=True), start=1):
+        stage = dict(setting=f'stage {i}')
+        for height, width in sizes:
+            tokens = math.ceil(height / stride) * math.ceil(width / stride)
+            size = f'{height}x{width}'
+            yield Record(**common, **stage, quantity='tokens', size=size, value=tokens, unit='')
+            ratio = tokens / (6 * dim)
+            yield Record(**common, **stage, quantity='tokens / 6D', size=size, value=ratio, unit='')
+        side = stride * math.sqrt(6 * dim)
+        yield Record(**common, **stage, quantity='attention overtakes at', value=side, unit='px')
+    fields = receptive_fields(backbone)
+    for i in range(len(strides)):
+        value, note = NAN, 'not computed: known for MambaOut, VMamba, ConvNeXt, Swin and ViT only'
+        if fields is not None:
+            value, note = fields[i], 'the whole image' if math.isinf(fields[i]) else ''
+        if note == '' and any(isinstance(m, SwinTransformerBlock) for m in backbone.modules()):
+            note = 'at most: how windows of different stages meet depends on the place'
+        yield Record(
+            **common | dict(section='receptive field'),
+            setting=f'stage {i + 1}',
+            quantity='theoretical receptive field',
+            value=value,
+            unit='px',
+            note=note,
+        )
+
+
+def receptive_fields(model: nn.Module) -> list[float] | None:
+    """Side in pixels of what can reach one output of each stage.
+
+    From kernels and strides along the network: a k x k convolution on a map of stride s adds
+    (k - 1) s, attention in w x w windows w s (at most), attention and scans over the whole map make
+    it infinite.
+
+    Args:
+        model (nn.Module): MambaOut, VMamba, ConvNeXt, Swin or ViT; others may hold something that
+            is not known here.
+
+    Returns:
+        list[float] | None: For each stage; None for other models.
+    """
+    if not isinstance(model, MambaOut | VMamba | PlainViT):
+        known = isinstance(model, TimmPyramid) and model.model_name.startswith(
+            ('convnext', 'swin_')
+        )
+        if not known:
+            return None
+    field = 1.0
+
+    def widen(module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
+        nonlocal field
+        if isinstance(module, GLOBAL):
+            field = math.inf
+        elif isinstance(module, SwinTransformerBlock):
+            stride = SIDE / inputs[0].shape[1]  # of (N, H, W, C)
+            field += stride * module.window_size[0]
+        else:
+            stride = SIDE / inputs[0].shape[-1]  # of (N, C, H, W)
+            kernel, dilation = (
+                x if isinstance(x, int) else x[0]
+                for x in (module.kernel_size, getattr(module, 'dilation', 1))
+            )
+            field += stride * dilation * (kernel - 1)
+
+    hooks = [
+        module.register_forward_hook(widen)
+        for module in model.modules()
+        if isinstance(module, (*WINDOWED, *GLOBAL, SwinTransformerBlock))
+    ]
+    fields = []
+    image = torch.zeros(1, 3, SIDE, SIDE)
+    try:
+        with torch.no_grad():
+            if isinstance(model, PlainViT):
+                model(image)
+                return [field]
+            x = image
+            for i in range(model.num_stages):
+                x = model.forward_stage(i, x)
+                fields.append(field)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return fields

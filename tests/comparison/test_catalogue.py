@@ -1,0 +1,115 @@
+"""What can be named on the command line, and what is built from it."""
+
+import pytest
+import torch
+from support import ROOT
+
+from mambaout_mm.backbones.mambaout import ARCHITECTURES as MAMBAOUT
+from mambaout_mm.backbones.vmamba import ARCHITECTURES as VMAMBA
+from mambaout_mm.comparison.catalogue import (
+    CONTROL,
+    ENTRIES,
+    PRESETS,
+    Entry,
+    build_backbone,
+    entries_of,
+    maps_of,
+    whole_config,
+)
+from mambaout_mm.comparison.published import published_results
+from mambaout_mm.errors import UserError
+
+
+def test_every_published_name_is_in_the_published_results():
+    names = set(published_results()['backbone'])
+    assert [entry.name for entry in ENTRIES if entry.published not in names] == []
+
+
+def test_mambaout_stands_beside_a_scan_a_convolution_and_attention_in_every_preset():
+    mixers = {entry.name: entry.mixer for entry in ENTRIES}
+    for preset in PRESETS.values():
+        assert {'Conv', 'Conv+SSM', 'Attn'} <= {mixers[name] for name in preset}
+        assert preset[0].startswith('MambaOut')
+
+
+def test_all_holds_every_size_of_the_papers_families():
+    archs = {entry.backbone.get('arch') for entry in ENTRIES}
+    assert {name for name in MAMBAOUT if not name.endswith('_rw')} <= archs
+    assert {name for name in VMAMBA if name.endswith('_v0')} <= archs
+    assert PRESETS['all'] == tuple(entry.name for entry in ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ('names', 'found'),
+    [
+        (['tiny'], ['MambaOut-T', 'VMamba-T', 'ConvNeXt-T', 'Swin-T']),
+        (['mambaout-t', 'ViT-S/16'], ['MambaOut-T', 'ViT-S/16']),
+        (['VMamba:small_s1l20'], ['VMamba:small_s1l20']),
+        (['VMamba:tiny_s1l8'], ['VMamba-T']),
+        (['TimmPyramid:resnet18'], ['TimmPyramid:resnet18']),
+        (
+            [str(ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py')],
+            ['maskrcnn_mambaout_femto'],
+        ),
+    ],
+)
+def test_names_in_every_form(names, found):
+    assert [entry.name for entry in entries_of(names)] == found
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (['MambaOut-X'], "'MambaOut-X' is no backbone to compare; did you mean"),
+        (['Nothing:small'], "'Nothing:small' is no backbone to compare"),
+        (['no_such.py'], "there is no config 'no_such.py'"),
+        (['tiny', 'MambaOut-T'], 'MambaOut-T is there twice'),
+    ],
+)
+def test_names_that_do_not_fit(names, message):
+    with pytest.raises(UserError, match=message):
+        entries_of(names)
+
+
+def test_a_config_without_a_backbone(tmp_path):
+    path = tmp_path / 'empty.py'
+    path.write_text('a = 1\n')
+    with pytest.raises(UserError, match='has no model.backbone to compare'):
+        entries_of([str(path)])
+
+
+def test_a_variant_that_does_not_exist_is_refused_when_built():
+    (entry,) = entries_of(['MambaOut:huge'])
+    with pytest.raises(UserError, match='MambaOut:huge cannot be built.*huge'):
+        build_backbone(entry)
+
+
+def test_building_twice_gives_the_same_weights_and_no_drop_path():
+    entry = Entry('a', '', dict(type='mambaout_mm.MambaOut', arch='femto', drop_path_rate=0.5))
+    one, two = build_backbone(entry), build_backbone(entry)
+    image = torch.rand(1, 3, 32, 32)
+    for a, b in zip(one.train()(image), two.eval()(image), strict=True):
+        torch.testing.assert_close(a, b)
+    assert entry.backbone['drop_path_rate'] == 0.5
+
+
+def test_maps_of_a_backbone_that_does_not_say():
+    backbone = dict(type='mmdet.ResNet', depth=18)
+    model = build_backbone(Entry('r', '', backbone, scope='mmdet'))
+    assert maps_of(model) == ((64, 128, 256, 512), (4, 8, 16, 32))
+
+
+def test_the_control_is_one_map_at_stride_16_for_any_image():
+    model = build_backbone(CONTROL)
+    assert maps_of(model) == ((384,), (16,))
+    with torch.no_grad():
+        (out,) = model(torch.rand(1, 3, 40, 65))
+    assert out.shape == (1, 384, 3, 5)
+
+
+def test_heads_take_the_widths_of_the_maps():
+    cfg = whole_config('UperNet', (8, 16, 24, 32))
+    assert cfg.model.decode_head.in_channels == [8, 16, 24, 32]
+    assert cfg.model.auxiliary_head.in_channels == 24
+    with pytest.raises(UserError, match='Mask R-CNN takes four maps, the backbone gives 1'):
+        whole_config('Mask R-CNN', (384,))

@@ -1,0 +1,97 @@
+"""Costs beside the published ones, and the check of them."""
+
+import math
+
+import pytest
+
+from mambaout_mm.comparison.catalogue import WHOLE_MODELS, Entry, build_backbone, whole_config
+from mambaout_mm.comparison.complexity import model_complexity
+from mambaout_mm.comparison.cost import AS_IN_PAPER, check_costs, cost_records, count_heads
+from mambaout_mm.comparison.published import PAPER, published_results
+from mambaout_mm.comparison.records import Record, to_frame
+
+FEMTO = Entry('MambaOut-Femto', 'Conv', dict(type='mambaout_mm.MambaOut', arch='femto'))
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    """Whole models are counted at sizes that take no time."""
+    for name, (path, _) in list(WHOLE_MODELS.items()):
+        monkeypatch.setitem(WHOLE_MODELS, name, (path, (64, 128)))
+    count_heads.cache_clear()
+    yield
+    count_heads.cache_clear()
+
+
+def test_backbone_and_heads_add_up_to_the_whole(small_images):
+    records = {(r.model, r.quantity): r for r in cost_records(FEMTO, published_results(), ())}
+    channels = tuple(build_backbone(FEMTO).out_channels)
+    cfg = whole_config('UperNet', channels)
+    cfg.model.backbone.update(arch='femto', init_cfg=None)
+    whole = model_complexity(cfg, (64, 128))
+    assert records['UperNet', 'params'].value == whole.params / 1e6
+    assert records['UperNet', 'MACs'].value == whole.macs / 1e9
+    cfg = whole_config('Mask R-CNN', channels)
+    cfg.model.backbone.update(arch='femto', init_cfg=None)
+    assert records['Mask R-CNN', 'params'].value == model_complexity(cfg, (64, 128)).params / 1e6
+
+
+def test_what_the_paper_leaves_out_is_apart(small_images):
+    entry = Entry('MambaOut-T', 'Conv', FEMTO.backbone, 'MambaOut-Tiny')
+    records = {
+        (r.model, r.quantity): r for r in cost_records(entry, published_results(), ((224, 224),))
+    }
+    ours, papers = (records['UperNet', quantity] for quantity in ('MACs', AS_IN_PAPER))
+    assert 0 < ours.value - papers.value < 0.01 * ours.value
+    assert ours.published == papers.published == 938
+    assert ours.difference == pytest.approx(100 * (ours.value / 938 - 1))
+    assert ours.source == f'{PAPER} table 3'
+    assert records['backbone', 'MACs'].published == 4.5
+    assert records['backbone', 'params'].note == 'with its output norms'
+
+
+def test_what_nobody_printed_says_so(small_images):
+    for record in cost_records(FEMTO, published_results(), ((64, 64),)):
+        assert math.isnan(record.published) and math.isnan(record.difference)
+        if record.quantity == 'MACs':
+            assert record.note == 'not published'
+            assert record.source == ''
+
+
+def row(backbone, quantity, value, published, model='UperNet'):
+    return Record(
+        'cost',
+        backbone,
+        quantity,
+        value,
+        'G',
+        'computed',
+        model=model,
+        published=published,
+        source='table 3',
+    )
+
+
+@pytest.mark.parametrize(
+    ('rows', 'wrong'),
+    [
+        ([row('MambaOut-T', 'params', 54.49, 54)], 0),
+        ([row('MambaOut-T', 'params', 54.51, 54)], 1),
+        ([row('MambaOut-T', 'MACs', 263.0, 262, 'Mask R-CNN')], 1),
+        # Of two counts the one that the table makes.
+        ([row('MambaOut-T', 'MACs', 939.0, 938), row('MambaOut-T', AS_IN_PAPER, 938.2, 938)], 0),
+        ([row('MambaOut-T', 'MACs', 938.0, 938), row('MambaOut-T', AS_IN_PAPER, 937.0, 938)], 1),
+        ([row('VMamba-T', 'MACs', 957.0, 948)], 0),
+        ([row('VMamba-T', 'MACs', 958.0, 948)], 1),
+        ([row('VMamba-T', 'MACs', 938.0, 948)], 1),
+        ([row('Swin-S', 'MACs', 359.2, 354, 'Mask R-CNN')], 0),
+        ([row('Swin-S', 'MACs', 362.0, 354, 'Mask R-CNN')], 1),
+        ([row('Swin-S', 'MACs', 362.0, math.nan, 'Mask R-CNN')], 0),
+        ([row('Swin-S', 'all', math.nan, math.nan)], 1),
+    ],
+)
+def test_check(rows, wrong):
+    sentences = check_costs(to_frame(rows))
+    assert len(sentences) == wrong
+    for sentence in sentences:
+        assert sentence.startswith(rows[-1].backbone)

@@ -1,0 +1,97 @@
+"""Tokens and receptive fields, against the paper's numbers and against gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mambaout_mm import MambaOut, TimmPyramid, VMamba
+from mambaout_mm.comparison.catalogue import CONTROL, Entry, entries_of
+from mambaout_mm.comparison.erf import open_layer_scales
+from mambaout_mm.comparison.sequence import receptive_fields, sequence_records
+
+
+def test_lengths_are_those_of_the_paper():
+    """Section 3: 4000 tokens on COCO, 4096 on ADE20K, overtaken at 2304 for D = 384."""
+    records = {(r.quantity, r.size): r for r in sequence_records(CONTROL)}
+    assert records['tokens', '224x224'].value == 196
+    assert records['tokens', '800x1280'].value == 4000
+    assert records['tokens', '512x2048'].value == 4096
+    assert records['tokens / 6D', '800x1280'].value == pytest.approx(4000 / 2304)
+    assert records['attention overtakes at', ''].value == pytest.approx(16 * math.sqrt(2304))
+
+
+def test_odd_sizes_round_up_at_each_stage():
+    entry = Entry('f', 'Conv', dict(type='mambaout_mm.MambaOut', arch='femto'))
+    tokens = [r.value for r in sequence_records(entry, ((33, 65),)) if r.quantity == 'tokens']
+    assert tokens == [9 * 17, 5 * 9, 3 * 5, 2 * 3]
+
+
+def test_what_is_not_known_says_so():
+    (entry,) = entries_of(['TimmPyramid:resnet18'])
+    fields = [r for r in sequence_records(entry) if r.quantity == 'theoretical receptive field']
+    assert len(fields) == 4
+    for record in fields:
+        assert math.isnan(record.value) and record.note.startswith('not computed')
+
+
+def support(model, stage, side):
+    """Side of the square of pixels that reach a map's middle."""
+    image = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    out = model.double()(image)[stage]
+    middle = out[0, :, out.shape[2] // 2, out.shape[3] // 2]
+    weights = torch.rand(middle.shape, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((middle * weights).sum(), image)
+    seen = gradient[0].abs().sum(0) > 0
+    rows = seen.any(1).nonzero()
+    return int(rows[-1] - rows[0]) + 1
+
+
+SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
+
+
+def make_all_weights_count(model):
+    """Random weights large enough that nothing is lost to rounding."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=1.0)
+    open_layer_scales(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ('build', 'sides'),
+    [
+        (lambda: MambaOut(SMALL), (96, 192, 448)),
+        (lambda: TimmPyramid('convnext_atto'), (128, 256)),
+    ],
+    ids=['MambaOut', 'ConvNeXt'],
+)
+def test_the_field_of_convolutions_is_the_support_of_the_gradient(build, sides):
+    model = make_all_weights_count(build())
+    fields = receptive_fields(model)
+    for stage, side in enumerate(sides):
+        assert fields[stage] <= side, 'the image must hold the field'
+        assert support(model, stage, side) == fields[stage]
+
+
+def test_the_field_of_windows_is_a_bound():
+    model = make_all_weights_count(TimmPyramid('swin_tiny_patch4_window7_224'))
+    fields = receptive_fields(model)
+    for stage, side in enumerate((112, 224)):
+        assert 28 <= support(model, stage, side) <= fields[stage] <= side
+
+
+def test_a_scan_and_attention_reach_the_whole_image():
+    small = VMamba(dict(**SMALL))
+    assert receptive_fields(small) == [math.inf] * 4
+    assert support(small.eval(), 0, 64) == 64
+    notes = [r.note for r in sequence_records(CONTROL) if r.quantity.startswith('theoretical')]
+    assert notes == ['the whole image']
+
+
+def test_measuring_leaves_no_hook_behind():
+    model = MambaOut(SMALL)
+    receptive_fields(model)
+    assert not any(module._forward_hooks for module in model.modules())
