@@ -1,10 +1,12 @@
 """Measuring: turns in one process, medians with their spread, memory, and what a machine can do."""
 
+import ctypes
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +82,49 @@ def peak_bytes(call: Callable[[], object]) -> int:
     call()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated()
+
+
+def peak_increase(call: Callable[[], object], device: str) -> int | None:
+    """Bytes that a call needs at once beyond what is in use before it.
+
+    On CUDA as PyTorch's allocator counts them; on Linux' CPUs by the peak of the process's resident
+    memory, which includes what libraries allocate. None where the system does not tell.
+    """
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        return peak_bytes(call) - before
+    status, reset = Path('/proc/self/status'), Path('/proc/self/clear_refs')
+    try:
+        # Free memory that the C library holds would be taken again without showing.
+        ctypes.CDLL(None).malloc_trim(0)
+        reset.write_text('5')  # sets the peak to the present (proc(5))
+        before = _resident_kb(status)['VmRSS']
+        call()
+        return 1024 * max(0, _resident_kb(status)['VmHWM'] - before)
+    except (OSError, AttributeError, KeyError):
+        return None
+
+
+def _resident_kb(status: Path) -> dict[str, int]:
+    lines = (line.split() for line in status.read_text().splitlines())
+    return {words[0].rstrip(':'): int(words[1]) for words in lines if words[-1] == 'kB'}
+
+
+def memory_free(device: str) -> int | None:
+    """Bytes that can still be allocated; None where the system does not tell."""
+    if device == 'cuda':
+        return torch.cuda.mem_get_info()[0]
+    limits = []
+    meminfo = Path('/proc/meminfo')
+    if meminfo.exists():
+        limits.append(1024 * _resident_kb(meminfo)['MemAvailable'])
+    group = Path('/sys/fs/cgroup')  # of a container
+    with suppress(OSError, ValueError):  # no such group, or 'max': no limit
+        limits.append(
+            int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text())
+        )
+    return min(limits, default=None)
 
 
 def bytes_kept(call: Callable[[], object], model: nn.Module) -> int:

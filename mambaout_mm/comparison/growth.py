@@ -1,0 +1,326 @@
+"""Time and memory as the image grows, and the exponent of their growth."""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mambaout_mm.ops.modes import references
+
+from .catalogue import Entry
+from .records import NAN, Record
+from .timing import bytes_kept, memory_free, peak_increase, spread_of, take_turns
+
+WHATS = ('forward', 'forward+backward')
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
+ROUNDS = 5
+TIME_LIMIT = 'not measured: the time budget would have been passed'
+# A network in float32 against its own operators' definitions in float64: some 1e-6 is rounding.
+PARITY = 1e-4
+FIT_POINTS = 3
+
+
+class Fit(NamedTuple):
+    """Slope of log seconds against log tokens, with its standard error."""
+
+    exponent: float
+    error: float
+    points: int
+
+
+def fit_exponent(tokens: list[float], seconds: list[float]) -> Fit | None:
+    """The power of the number of tokens with which time grows, at the larger sizes.
+
+    Least squares on logarithms over the larger half of the sizes: on small images the time is that
+    of calling operators, whatever their number of tokens.
+
+    Args:
+        tokens (list[float]): Any measure in proportion to the image's area, ascending.
+        seconds (list[float]): Of each.
+
+    Returns:
+        Fit | None: None for less than four sizes; there is nothing to fit to.
+    """
+    points = max(FIT_POINTS, math.ceil(len(tokens) / 2))
+    if len(tokens) < points + 1:
+        return None
+    x, y = np.log(tokens[-points:]), np.log(seconds[-points:])
+    x = x - x.mean()
+    slope = float(x @ y / (x @ x))
+    residual = y - y.mean() - slope * x
+    error = math.sqrt(float(residual @ residual) / (points - 2) / float(x @ x))
+    return Fit(slope, error, points)
+
+
+def tokens_at(height: int, width: int) -> int:
+    """Tokens of an image at stride 16: the same axis for every backbone."""
+    return math.ceil(height / 16) * math.ceil(width / 16)
+
+
+class Series:
+    """One backbone's growth: its network, what has been measured, and why it ended.
+
+    Args:
+        entry (Entry): The backbone.
+        model (nn.Module): It, on the device, in eval mode.
+        ended (str): Why nothing can be measured. Defaults to '': it can.
+    """
+
+    def __init__(self, entry: Entry, model: nn.Module, ended: str = '') -> None:
+        self.entry = entry
+        self.model = model
+        self.tokens: list[float] = []
+        self.seconds: list[float] = []
+        self.peaks: list[float] = []
+        self.ended = ended
+
+    def restore(self, records: list[Record]) -> None:
+        """Take up what an earlier run measured at the next larger size."""
+        mine = {r.quantity: r for r in records if r.backbone == self.entry.name}
+        time = mine['time']
+        if math.isnan(time.value):
+            self.ended = time.note
+            return
+        self.tokens.append(tokens_at(*(int(side) for side in time.size.split('x'))))
+        self.seconds.append(time.value / 1e3)
+        peak = mine['peak memory'].value
+        self.peaks.append(0.0 if math.isnan(peak) else 1e6 * peak)
+
+    def forward(self, image: Tensor, dtype: str) -> tuple[Tensor, ...]:
+        """The backbone's maps."""
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == 'bf16'):
+            return self.model(image)
+
+    def call(self, image: Tensor, what: str, dtype: str) -> Callable[[], object]:
+        """What is timed."""
+
+        def infer() -> None:
+            with torch.no_grad():
+                self.forward(image, dtype)
+
+        def train() -> None:
+            self.model.zero_grad(set_to_none=True)
+            outs = self.forward(image, dtype)
+            torch.autograd.backward(outs, [torch.ones_like(x) for x in outs])
+
+        return infer if what == 'forward' else train
+
+    def expected(self, values: list[float], tokens: float) -> float:
+        """What a larger size will take, from the growth between the last two; 0 if not known."""
+        if not values:
+            return 0.0
+        growth = 1.0
+        if len(values) > 1 and values[-2] > 0:
+            ratio = math.log(self.tokens[-1] / self.tokens[-2])
+            growth = max(1.0, math.log(max(values[-1] / values[-2], 1.0)) / ratio)
+        return values[-1] * (tokens / self.tokens[-1]) ** growth
+
+
+def parity_error(model: nn.Module, device: str) -> float:
+    """How far a network is from itself with every operator run by its definition in float64.
+
+    Args:
+        model (nn.Module): In eval mode.
+        device (str): Where the fast operators run.
+
+    Returns:
+        float: The largest difference of a map, or of the gradient with respect to the image or a
+        parameter, over the largest value of each.
+    """
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, 64, 96, generator=generator)
+    with references():
+        exact = _maps_and_gradients(model.double().cpu(), image.double())
+    # TF32, which convolutions on CUDA use otherwise, rounds at 1e-3.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        fast = _maps_and_gradients(model.float().to(device), image.to(device))
+    return max(
+        float((a.cpu() - b).abs().max() / b.abs().max().clamp_min(1e-12))
+        for a, b in zip(fast, exact, strict=True)
+    )
+
+
+def _maps_and_gradients(model: nn.Module, image: Tensor) -> list[Tensor]:
+    image = image.requires_grad_()
+    outs = model(image)
+    generator = torch.Generator().manual_seed(1)
+    # Ones would not do: what flows through a LayerNorm from them is zero.
+    weights = [torch.randn(x.shape, generator=generator).to(x) for x in outs]
+    total = sum((x * w).sum() for x, w in zip(outs, weights, strict=True))
+    used = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(total, [image, *used], allow_unused=True)
+    return [x.detach().double() for x in (*outs, *gradients) if x is not None]
+
+
+def growth_records(
+    series: list[Series],
+    size: tuple[int, int],
+    what: str,
+    dtype: str,
+    device: str,
+    seconds_left: float,
+) -> Iterator[Record]:
+    """Time every backbone at one size, taking turns; a series that cannot go on ends.
+
+    Args:
+        series (list[Series]): Of all backbones; updated.
+        size (tuple[int, int]): Height and width.
+        what (str): 'forward' (no gradients) or 'forward+backward'.
+        dtype (str): 'fp32', or 'bf16' for autocast.
+        device (str): 'cpu' or 'cuda'.
+        seconds_left (float): For all of it; what would take longer is not started.
+
+    Yields:
+        Record: 'time', 'peak memory' and 'kept for the backward pass' of each backbone.
+    """
+    height, width = size
+    tokens = tokens_at(height, width)
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    calls, memory = {}, {}
+    deadline = time.perf_counter() + seconds_left
+    for one in _within_limits(series, tokens, device, seconds_left):
+        try:
+            call = one.call(image, what, dtype)
+            call()  # allocates and compiles what later calls find
+            peak = peak_increase(call, device)
+            kept = None
+            if what == 'forward+backward':
+                kept = bytes_kept(lambda one=one: one.forward(image, dtype), one.model)
+            memory[one.entry.name] = peak, kept
+            calls[one.entry.name] = call
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            one.ended = reason_of(error)
+            gc.collect()
+    times = take_turns(
+        calls, ROUNDS, device, warm_up=0, limit_s=max(0.0, deadline - time.perf_counter())
+    )
+    for one in series:
+        name = one.entry.name
+        if name not in times:
+            for quantity, unit in (('time', 'ms'), ('peak memory', 'MB')):
+                yield _record(one.entry, quantity, unit, what, dtype, size, note=one.ended)
+            continue
+        spread = spread_of(times[name])
+        peak, kept = memory[name]
+        one.tokens.append(tokens)
+        one.seconds.append(spread.median)
+        one.peaks.append(peak or 0.0)
+        yield _record(
+            one.entry,
+            'time',
+            'ms',
+            what,
+            dtype,
+            size,
+            value=1e3 * spread.median,
+            low=1e3 * spread.p10,
+            high=1e3 * spread.p90,
+            note=f'median and deciles of {len(times[name])}, alternating with the others',
+        )
+        yield _record(
+            one.entry,
+            'peak memory',
+            'MB',
+            what,
+            dtype,
+            size,
+            value=NAN if peak is None else peak / 1e6,
+            note='not measured: this system does not tell' if peak is None else 'beside weights',
+        )
+        if kept is not None:
+            yield _record(
+                one.entry,
+                'kept for the backward pass',
+                'MB',
+                what,
+                dtype,
+                size,
+                value=kept / 1e6,
+            )
+
+
+def _within_limits(
+    series: list[Series], tokens: int, device: str, seconds_left: float
+) -> list[Series]:
+    """The series that can be expected to fit into memory and time; the others end."""
+    free = memory_free(device)
+    for one in series:
+        needed = one.expected(one.peaks, tokens)
+        if not one.ended and free and needed > 0.8 * free:
+            one.ended = (
+                f'out of memory: about {needed / 1e9:.0f} GB are needed, {free / 1e9:.0f} GB free'
+            )
+    going = [one for one in series if not one.ended]
+    # A call to start with, one for its memory, and three rounds at least.
+    needed = sum(5 * one.expected(one.seconds, tokens) for one in going)
+    while going and needed > seconds_left:
+        slowest = max(going, key=lambda one: one.expected(one.seconds, tokens))
+        slowest.ended = TIME_LIMIT
+        going.remove(slowest)
+        needed = sum(5 * one.expected(one.seconds, tokens) for one in going)
+    return going
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a measurement is missing, in a line."""
+    text = (str(error).splitlines() or [''])[0]
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
+        return 'out of memory'
+    return f'failed: {type(error).__name__}: {text}'
+
+
+def _record(
+    entry: Entry,
+    quantity: str,
+    unit: str,
+    what: str,
+    dtype: str,
+    size: tuple[int, int] | None,
+    **fields: Any,
+) -> Record:
+    return Record(
+        **dict(
+            section='growth',
+            backbone=entry.name,
+            mixer=entry.mixer,
+            quantity=quantity,
+            unit=unit,
+            setting=f'{what}, {dtype}',
+            size=f'{size[0]}x{size[1]}' if size else '',
+            value=NAN,
+            origin='measured',
+        )
+        | fields
+    )
+
+
+def exponent_record(one: Series, what: str, dtype: str) -> Record:
+    """The exponent of a series' time."""
+    fit = fit_exponent(one.tokens, one.seconds)
+    if fit is None:
+        return _record(
+            one.entry,
+            'exponent of time',
+            '',
+            what,
+            dtype,
+            None,
+            note=one.ended or f'not fitted: {len(one.tokens)} sizes, four are needed',
+        )
+    return _record(
+        one.entry,
+        'exponent of time',
+        '',
+        what,
+        dtype,
+        None,
+        value=fit.exponent,
+        low=fit.exponent - fit.error,
+        high=fit.exponent + fit.error,
+        note=f'fitted to the {fit.points} largest sizes; plus and minus one standard error',
+    )
