@@ -1,0 +1,197 @@
+"""What MMEngine wrote while it trained: scores, how far it came, seed and processes."""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+from mambaout_mm.config_tree import dicts_in
+from mambaout_mm.errors import UserError, near_names
+
+from ..records import NAN
+
+# Names in the logs, the chief metric of a task first; mmdet logs fractions, mmseg percent.
+METRICS = {
+    'coco/bbox_mAP': ('box AP', 100),
+    'coco/segm_mAP': ('mask AP', 100),
+    'mIoU': ('mIoU', 1),
+    'mAcc': ('mAcc', 1),
+    'aAcc': ('aAcc', 1),
+}
+
+
+class Run(NamedTuple):
+    """A training, joined from its start and every resumption.
+
+    Attributes:
+        folder (Path): Its ``work_dir``.
+        name (str): What tables call it.
+        config (Path): The config as MMEngine wrote it at the last resumption.
+        cfg (Config): The same, read.
+        load_from (str, optional): What the first start fine-tuned.
+        validations (dict[int, dict[str, float]]): Scores in percent by epoch or iteration, rising.
+        unit (str): 'epoch' or 'iteration'.
+        done (int): Epochs or iterations that are over.
+        planned (int, optional): How many the config wants.
+        seed (int, optional): Of the first start; None if the log does not say.
+        processes (int, optional): World size; None if the log does not say.
+        note (str): What else a reader has to know.
+    """
+
+    folder: Path
+    name: str
+    config: Path
+    cfg: Config
+    load_from: str | None
+    validations: dict[int, dict[str, float]]
+    unit: str
+    done: int
+    planned: int | None
+    seed: int | None
+    processes: int | None
+    note: str
+
+    @property
+    def quantities(self) -> list[str]:
+        """Metrics of its validations; of its evaluator if there was none."""
+        found = {name for scores in self.validations.values() for name in scores}
+        if not found:
+            nodes = [node for _, node in dicts_in(self.cfg.get('val_evaluator'))]
+            wanted = str([node.get('metric') for node in nodes])
+            found = {'box AP', 'mask AP'} if 'segm' in wanted else {'box AP'}
+            if any('IoU' in type_of(node) for node in nodes):
+                found = {'mIoU'}
+        return [name for name, _ in METRICS.values() if name in found]
+
+    @property
+    def best(self) -> int | None:
+        """When the chief metric was highest, for the first time; None if it never was a number."""
+        chief = self.quantities[0]
+        scores = {at: s[chief] for at, s in self.validations.items() if s.get(chief, NAN) >= 0}
+        return max(scores, key=scores.__getitem__, default=None)
+
+    def final(self, quantity: str) -> float:
+        """The last validation's score in percent; NaN if there is none."""
+        last = max(self.validations, default=None)
+        return self.validations.get(last, {}).get(quantity, NAN)
+
+
+def read_run(folder: Path, name: str = '') -> Run:
+    """Read the work dir of a training.
+
+    MMEngine makes a folder, named by the time, for each start. One with ``resume`` goes on from the
+    ones before and replaces what they logged from there on; one without begins anew.
+
+    Args:
+        folder (Path): The work dir.
+        name (str): What to call the run. Defaults to the folder's name.
+
+    Raises:
+        UserError: If it is none, or a log cannot be read.
+    """
+    if not folder.is_dir():
+        siblings = sorted(str(p) for p in folder.parent.glob('*/'))
+        hint = f'; {near_names(str(folder), siblings)}' if siblings else ''
+        raise UserError(f'there is no run {str(folder)!r}{hint}')
+    logs = sorted(folder.glob('*/vis_data/scalars.json'))
+    if not logs:
+        raise UserError(
+            f'{folder} has no log of a training ({folder}/<time>/vis_data/scalars.json); give the '
+            'work dir of tools/train.py, such as work_dirs/maskrcnn_mambaout_t'
+        )
+    validations: dict[int, dict[str, float]] = {}
+    note, first, at = '', 0, 0
+    for i, log in enumerate(logs):
+        cfg = _read_config(log.with_name('config.py'))
+        plan = cfg.get('train_cfg') or {}
+        by_epoch = plan.get('max_epochs') is not None
+        # The logger's default counts validations by epoch even where training counts iterations.
+        logger = (cfg.get('default_hooks') or {}).get('logger') or {}
+        as_trained = logger.get('log_metric_by_epoch', True) == by_epoch
+        records = _read_lines(log)
+        if not cfg.get('resume'):
+            if validations:
+                note = f'without {logs[first].parts[-3]}: training began anew after it'
+            validations, first, at = {}, i, 0
+        trained = [r for r in records if 'iter' in r]
+        if trained:
+            start = trained[0].get('epoch', 0) if by_epoch else trained[0]['step']
+            validations = {k: v for k, v in validations.items() if k < start or not start}
+            at = 0
+        for record in records:
+            if 'iter' in record:
+                at = record.get('epoch', at) if by_epoch else record['step']
+            else:
+                validations[record['step'] if as_trained else at] = _scores(record)
+    over = at - 1 if by_epoch else at  # an epoch with a line in the log may have gone on
+    environment = _environment(logs[first].parents[1])
+    start_cfg = _read_config(logs[first].with_name('config.py'))
+    load_from = start_cfg.get('load_from')
+    if start_cfg.get('resume') and load_from:
+        note, load_from = f'its start is not here: it resumed {load_from}', None
+    return Run(
+        folder=folder,
+        name=name or folder.resolve().name,
+        config=logs[-1].with_name('config.py'),
+        cfg=cfg,
+        load_from=load_from,
+        validations=dict(sorted(validations.items())),
+        unit='epoch' if by_epoch else 'iteration',
+        done=max([0, over, *validations]),
+        planned=plan.get('max_epochs') or plan.get('max_iters'),
+        seed=environment['seed'],
+        processes=environment['GPU number'],
+        note=note,
+    )
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        return Config.fromfile(path, import_custom_modules=False)
+    except (SyntaxError, KeyError, TypeError, OSError) as error:
+        raise UserError(
+            f'{path}, the config that MMEngine writes beside its log, cannot be read: {error}'
+        ) from error
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """One dict a line; a crash may have cut the last one short."""
+    text = path.read_text()
+    lines = text.splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record['step']
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and not text.endswith('\n'):
+                break
+            raise UserError(
+                f'{path}, line {number}, is no log entry of MMEngine: {line[:60]!r}; mend or '
+                'delete that line'
+            ) from error
+        records.append(record)
+    return records
+
+
+def _scores(record: dict) -> dict[str, float]:
+    return {
+        # COCO's -1: no object of the kind
+        name: NAN if record[key] < 0 else round(factor * record[key], 4)
+        for key, (name, factor) in METRICS.items()
+        if key in record
+    }
+
+
+def _environment(start: Path) -> dict[str, int | None]:
+    """The seed and the number of processes from the environment that a start's log begins with."""
+    text = ''.join(log.read_text(errors='replace')[:100_000] for log in sorted(start.glob('*.log')))
+    found = {key: re.search(rf'^ +{key}: (\d+)$', text, re.M) for key in ('seed', 'GPU number')}
+    return {key: int(match[1]) if match else None for key, match in found.items()}
+
+
+def type_of(node: dict) -> str:
+    """The type without its scope: mmdet.CocoDataset is CocoDataset."""
+    return str(node.get('type', '')).split('.')[-1]
