@@ -26,5 +26,5 @@ $(INSTALLED): setup.py constraints.txt
 	@echo 'Installing into $(VENV): PyTorch and the OpenMMLab packages, one to five minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -c constraints.txt torch torchvision
-	$(RUN) -m pip install -q -c constraints.txt -e '.[mm,test]'
+	$(RUN) -m pip install -q -c constraints.txt -e '.[mm,compare,test]'
 	touch $@

@@ -39,6 +39,10 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mambaout_mm', 'mambaout_mm.*']),
+    package_data={
+        'mambaout_mm.comparison': ['published.csv'],
+        'mambaout_mm.comparison.report': ['page.*'],
+    },
     install_requires=[
         'numpy',
         'rich',
@@ -55,10 +59,13 @@ setup(
             'onedl-mmdetection>=3.5.1',
             'onedl-mmsegmentation>=1.4.2',
         ],
+        # tools/compare.py and tools/benchmark.py
+        'compare': ['jinja2', 'matplotlib', 'pandas', 'plotly'],
         'test': [
             'onnx',
             'onnxruntime',
             'onnxscript',
+            'playwright',
             'pytest',
             'pytest-xdist',
             'ruff',

@@ -5,6 +5,14 @@ from pathlib import Path
 from typing import Any
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text; what was there is replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{path.name}')
+    unfinished.write_text(text, encoding='utf-8')
+    unfinished.replace(path)
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows under the first one's keys; what was there is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,172 @@
+"""The whole comparison: what is left to do, in order, within a budget of time."""
+
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from mmengine.logging import MMLogger
+
+from mambaout_mm.errors import UserError
+from mambaout_mm.version import __version__
+
+from .catalogue import Entry, entries_of
+from .erf import ErfMap
+from .growth import DTYPES, WHATS
+from .published import published_records, published_results
+from .records import to_frame
+from .runs import run_records
+from .store import Store
+from .timing import machine
+from .work import Work
+
+SECTIONS = ('cost', 'sequence', 'erf', 'growth', 'published', 'runs')
+GROWTH_SIZES = tuple((side, side) for side in (224, 320, 448, 640, 896, 1280, 2048))
+REPORT_SECONDS = 15  # of the budget are kept for tables and pictures
+
+
+class Comparison(NamedTuple):
+    """What a comparison found.
+
+    Attributes:
+        frame (pd.DataFrame): All numbers, one to a row: :class:`.records.Record`.
+        erf (list[ErfMap]): The effective receptive fields, for pictures.
+        entries (list[Entry]): What was compared.
+        machine (dict): Where, when and with what.
+        reused (int): Results that an earlier run had left.
+    """
+
+    frame: pd.DataFrame
+    erf: list[ErfMap]
+    entries: list[Entry]
+    machine: dict[str, Any]
+    reused: int
+
+
+def compare(
+    backbones: str | Sequence[str] = 'tiny',
+    *,
+    device: str | None = None,
+    dtype: str = 'fp32',
+    sizes: Sequence[tuple[int, int]] = GROWTH_SIZES,
+    train: bool = False,
+    budget: float = 300,
+    only: Sequence[str] = SECTIONS,
+    runs: Sequence[str | Path] = (),
+    checkpoints: dict[str, str] | None = None,
+    out: str | Path | None = None,
+) -> pd.DataFrame:
+    """Compare backbones on cost, speed, memory and accuracy.
+
+    Args:
+        backbones (str | Sequence[str]): A preset ('tiny', 'small', 'base', 'all') or names, see
+            :func:`.catalogue.entries_of`. Defaults to 'tiny': MambaOut-T, VMamba-T, ConvNeXt-T and
+            Swin-T.
+        device (str, optional): 'cpu' or 'cuda'. Defaults to CUDA where there is one.
+        dtype (str): 'fp32', or 'bf16' for autocast, of the growth curves. Defaults to 'fp32'.
+        sizes (Sequence[tuple[int, int]]): Heights and widths of the growth curves. Defaults to
+            squares from 224 to 2048.
+        train (bool): Time forward + backward, too, and count the bytes kept between them. Defaults
+            to False.
+        budget (float): Seconds for all of it; growth curves end where it would be passed. Defaults
+            to 300.
+        only (Sequence[str]): Which of 'cost', 'sequence', 'erf', 'growth', 'published', 'runs'.
+            Defaults to all.
+        runs (Sequence[str | Path]): Work directories of your own trainings. Defaults to none.
+        checkpoints (dict[str, str], optional): Weights for the effective receptive field, by
+            backbone: a path, a URL or a catalogue name. Defaults to None: random weights.
+        out (str | Path, optional): A folder in which results are kept as they come; a comparison
+            that was interrupted goes on from there. Defaults to None.
+
+    Returns:
+        pd.DataFrame: One number to a row, with the columns of :class:`.records.Record`. Numbers
+        that are missing are NaN, and ``note`` says why.
+
+    Raises:
+        UserError: If an argument names nothing that exists.
+
+    Example:
+        >>> from mambaout_mm.comparison import compare
+        >>> frame = compare(['MambaOut-T', 'VMamba-T'], only=['sequence'])
+        >>> rows = frame[(frame['quantity'] == 'tokens / 6D') & (frame['size'] == '800x1280')]
+        >>> rows.pivot(index='backbone', columns='setting', values='value').round(2)
+        setting     stage 1  stage 2  stage 3  stage 4
+        backbone
+        MambaOut-T   111.11    13.89     1.74     0.29
+        VMamba-T     111.11    13.89     1.74     0.22
+    """
+    return run_comparison(
+        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out
+    ).frame
+
+
+def run_comparison(
+    backbones: str | Sequence[str] = 'tiny',
+    device: str | None = None,
+    dtype: str = 'fp32',
+    sizes: Sequence[tuple[int, int]] = GROWTH_SIZES,
+    train: bool = False,
+    budget: float = 300,
+    only: Sequence[str] = SECTIONS,
+    runs: Sequence[str | Path] = (),
+    checkpoints: dict[str, str] | None = None,
+    out: str | Path | None = None,
+    progress: Callable[[str, float], object] = lambda text, share: None,
+) -> Comparison:
+    """:func:`compare` with what pictures and a report need beside the frame.
+
+    Args:
+        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out: See
+            :func:`compare`.
+        progress (Callable): Called with what is being done and the share of the work behind it.
+            Defaults to nothing.
+
+    Returns:
+        Comparison: All of it.
+
+    Raises:
+        UserError: If an argument names nothing that exists.
+    """
+    entries = entries_of([backbones] if isinstance(backbones, str) else list(backbones))
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    checkpoints = checkpoints or {}
+    for what, given, known in (
+        ('dtype', [dtype], DTYPES),
+        ('section', only, SECTIONS),
+        ('backbone with a checkpoint', checkpoints, [entry.name for entry in entries]),
+    ):
+        for name in set(given) - set(known):
+            raise UserError(f'{name!r} is no {what} here; there are {", ".join(known)}')
+    # Building a detector logs lines about its scopes.
+    MMLogger.get_instance('comparison', log_level='ERROR')
+    folder = Path(out) if out else None
+    described = machine(device) | dict(timm=version('timm'), mambaout_mm=__version__)
+    work = Work(
+        entries=entries,
+        device=device,
+        dtype=dtype,
+        sizes=sorted(sizes, key=lambda size: size[0] * size[1]),
+        whats=WHATS if train else WHATS[:1],
+        deadline=time.perf_counter() + budget - REPORT_SECONDS,
+        checkpoints=checkpoints,
+        folder=folder,
+        store=Store(folder / 'results.jsonl' if folder else None),
+        place=described,
+        progress=progress,
+    )
+    # First, though shown last: a folder that is no run is told before minutes have passed.
+    own = run_records([Path(run) for run in runs]) if runs and 'runs' in only else []
+    records = []
+    for section in SECTIONS:
+        if section not in only or section == 'runs':
+            continue
+        if section == 'published':
+            records += published_records(published_results())
+        else:
+            records += getattr(work, section)()
+    records += own
+    described |= dict(date=time.strftime('%Y-%m-%d'), dtype=dtype, budget_s=budget)
+    return Comparison(to_frame(records), work.maps, entries, described, work.store.reused)

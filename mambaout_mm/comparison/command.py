@@ -1,0 +1,180 @@
+"""What `tools/compare.py` does: a progress display, tables on the screen, files in a folder."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as ScreenTable
+
+from .api import Comparison, run_comparison
+from .cost import check_costs
+from .pictures import draw_pictures
+from .published import published_results
+from .report import write_report
+from .report.summary import summary
+from .report.tables import (
+    ORIGINS,
+    Cell,
+    Column,
+    Rows,
+    Table,
+    cost,
+    exponents,
+    receptive_field,
+    runs,
+    sequence,
+)
+from .tables import write_csv, write_text
+
+
+def run(out: Path, check: bool, **arguments: Any) -> bool:
+    """Compare, print and write.
+
+    Args:
+        out (Path): Folder for table.csv, table.md, report.html, the pictures and the results that
+            let an interrupted comparison go on.
+        check (bool): Whether to compare costs with the published ones.
+        **arguments: Of :func:`.api.run_comparison`.
+
+    Returns:
+        bool: Whether a checked cost disagrees.
+    """
+    console = Console()
+    with Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    ) as display:
+        task = display.add_task('', total=1)
+
+        def progress(text: str, share: float) -> None:
+            display.update(task, description=escape(text), completed=share)
+
+        found = run_comparison(out=out, progress=progress, **arguments)
+        progress('writing tables and pictures', 0.99)
+        files = write_files(found, out)
+    show(found, console)
+    if found.reused:
+        console.print(
+            f'{found.reused} results were there from an earlier run: delete '
+            f'{out / "results.jsonl"} to start anew'
+        )
+    console.print(f'written: {", ".join(str(path) for path in files)}', soft_wrap=True)
+    if not check:
+        return False
+    wrong = check_costs(found.frame)
+    for sentence in wrong:
+        console.print(f'check: {sentence}', highlight=False, markup=False, soft_wrap=True)
+    if not wrong:
+        console.print('check: all parameters and MACs are as published')
+    return bool(wrong)
+
+
+def write_files(found: Comparison, out: Path) -> list[Path]:
+    """table.csv, table.md, report.html and the pictures."""
+    published = published_results()
+    names = {entry.name: entry.published for entry in found.entries}
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / 'table.csv', found.frame.to_dict('records'))
+    write_text(out / 'table.md', markdown_page(found))
+    write_report(out / 'report.html', found.frame, published, found.erf, found.machine, names)
+    place = found.machine
+    where = f'{place["device"]}, {place["threads"]} threads, torch {place["torch"]}'
+    pictures = draw_pictures(found.frame, published, found.erf, out, where)
+    return [out / 'table.csv', out / 'table.md', out / 'report.html', *pictures]
+
+
+def tables_of(found: Comparison) -> list[tuple[str, Table]]:
+    """The report's tables with their headings; those without a row are left out."""
+    rows = Rows(found.frame)
+    names = {entry.name: entry.published for entry in found.entries}
+    with_published = (found.frame['section'] == 'published').any()
+    tables = [
+        ('Summary', summary(rows, published_results() if with_published else None, names)),
+        ('Cost', cost(rows)),
+        ('Sequence', sequence(rows)),
+        ('Receptive field', receptive_field(rows)),
+        ('Growth', exponents(rows)),
+    ]
+    return [(title, table) for title, table in tables if table is not None]
+
+
+def show(found: Comparison, console: Console) -> None:
+    """The summary on the screen, a small table for each origin of its numbers, and the runs."""
+    for title, table in tables_of(found)[:1]:
+        for origin in dict.fromkeys(column.origin for column in table.columns):
+            screen = ScreenTable(title=f'{title}: {ORIGINS[origin]}', title_justify='left')
+            screen.add_column('backbone', no_wrap=True)
+            chosen = [i for i, column in enumerate(table.columns) if column.origin == origin]
+            for i in chosen:
+                column = table.columns[i]
+                screen.add_column(_heading(column, '\n'), justify='right')
+            for backbone, _, cells in table.rows:
+                screen.add_row(escape(backbone), *(escape(_text(cells[i])) for i in chosen))
+            console.print(screen)
+        for number, note in enumerate(table.notes, start=1):
+            console.print(f'[{number}] {note}', markup=False, highlight=False)
+    for row, cell in runs(Rows(found.frame)):
+        words = (
+            f'{row["backbone"]} {row["model"]} {row["quantity"]} {row["setting"]}: {_text(cell)}'
+        )
+        console.print(f'{words} {row["note"]}', markup=False, highlight=False, soft_wrap=True)
+
+
+def _heading(column: Column, between: str) -> str:
+    return between.join(filter(None, (column.group, column.title, column.small)))
+
+
+def _text(cell: Cell) -> str:
+    note = f' [{cell.note}]' if cell.note else ''
+    return f'{cell.text}{note}' + (f'\n{cell.small}' if cell.small else '')
+
+
+def markdown_page(found: Comparison) -> str:
+    """Every table of the comparison in Markdown."""
+    parts = ['# Comparison', ', '.join(f'{k}: {v}' for k, v in found.machine.items() if v != '')]
+    for title, table in tables_of(found):
+        parts += [f'## {title}', markdown(table)]
+        parts += [f'[{number}] {note}' for number, note in enumerate(table.notes, start=1)]
+    own = runs(Rows(found.frame))
+    if own:
+        lines = ['| run | model | metric | of | value | note |', '|---|---|---|---|---|---|']
+        lines += [
+            '| '
+            + ' | '.join(
+                _cell(text)
+                for text in (
+                    row['backbone'],
+                    row['model'],
+                    row['quantity'],
+                    row['setting'],
+                    _text(cell),
+                    row['note'],
+                )
+            )
+            + ' |'
+            for row, cell in own
+        ]
+        parts += ['## Your runs', '\n'.join(lines)]
+    return '\n\n'.join(parts) + '\n'
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown; its headings say where each column's numbers come from."""
+    heads = [f'{_heading(column, "; ")} ({ORIGINS[column.origin]})' for column in table.columns]
+    lines = [
+        '| ' + ' | '.join(_cell(text) for text in ('backbone', 'mixer', *heads)) + ' |',
+        '|---|---|' + '---|' * len(heads),
+    ]
+    for backbone, mixer, cells in table.rows:
+        texts = (backbone, mixer, *(_text(cell) for cell in cells))
+        lines.append('| ' + ' | '.join(_cell(text) for text in texts) + ' |')
+    return '\n'.join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace('|', '\\|').replace('\n', '<br>')

@@ -1,0 +1,277 @@
+"""The pictures of a comparison as png files; the report has interactive ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from .erf import ErfMap
+from .growth import tokens_at
+from .published import gaps
+
+# Those of Okabe and Ito, which people of any colour vision tell apart.
+COLOURS = ('#D55E00', '#0072B2', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#F0E442', '#000000')
+MIXERS = {
+    'Conv': ('#D55E00', 'o'),
+    'Conv+SSM': ('#0072B2', 's'),
+    'Attn': ('#009E73', '^'),
+    'Conv+Attn': ('#CC79A7', 'D'),
+    'Pool': ('#000000', 'v'),
+}
+PANELS = (
+    ('Mask R-CNN', '1x', 'ap_box', 'COCO box AP, Mask R-CNN 1x'),
+    ('UperNet', '160k', 'miou_ss', 'ADE20K mIoU, UperNet 160k, single scale'),
+    ('ImageNet-1K', '300e', 'top1', 'ImageNet-1K top-1, 300 epochs'),
+)
+# Names of a family's sizes in published.csv, and how their line is drawn.
+FAMILIES = {
+    'MambaOut-(Tiny|Small|Base)': '-',
+    'VMambaV9-[TSB]': '-',
+    'VMamba-[TSB]': ':',
+    'ConvNeXt-[TSB]': '--',
+    'Swin-[TSB]': '-',
+}
+ERF_FLOOR = 1e-4  # of the largest contribution; below it everything is black
+
+
+def draw_pictures(
+    frame: pd.DataFrame, published: pd.DataFrame, maps: list[ErfMap], folder: Path, where: str
+) -> list[Path]:
+    """Draw what the frame has numbers for.
+
+    Args:
+        frame (pd.DataFrame): Of a comparison.
+        published (pd.DataFrame): Of :func:`.published.published_results`.
+        maps (list[ErfMap]): Effective receptive fields.
+        folder (Path): For growth.png, sequence.png, erf.png, published.png and gap.png.
+        where (str): Machine and versions, for the pictures of measurements.
+
+    Returns:
+        list[Path]: The files.
+    """
+    sections = set(frame['section'])
+    drawn = []
+
+    def save(name: str, draw: Callable[[], Figure | None]) -> None:
+        figure = draw()
+        if figure is None:
+            return
+        path = folder / f'{name}.png'
+        unfinished = path.with_name(f'.{path.name}')
+        figure.savefig(unfinished, dpi=110, format='png')
+        plt.close(figure)
+        unfinished.replace(path)
+        drawn.append(path)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if 'growth' in sections:
+        save('growth', lambda: draw_growth(frame, where))
+    if 'sequence' in sections:
+        save('sequence', lambda: draw_sequence(frame))
+    if maps:
+        save('erf', lambda: draw_erf(maps))
+    if 'published' in sections:
+        save('published', lambda: draw_published(published))
+        save('gap', lambda: draw_gap(published))
+    return drawn
+
+
+def draw_growth(frame: pd.DataFrame, where: str) -> Figure | None:
+    """Time and memory against tokens: a column for each setting, a row for each quantity."""
+    rows = frame[(frame['section'] == 'growth') & (frame['size'] != '') & frame['value'].notna()]
+    if rows.empty:
+        return None
+    settings = list(dict.fromkeys(rows['setting']))
+    quantities = list(dict.fromkeys(zip(rows['quantity'], rows['unit'], strict=True)))
+    figure, axes = plt.subplots(
+        len(quantities),
+        len(settings),
+        figsize=(6.5 * len(settings), 4 * len(quantities)),
+        squeeze=False,
+        layout='constrained',
+    )
+    exponents = frame[frame['quantity'] == 'exponent of time'].set_index(['backbone', 'setting'])
+    backbones = list(dict.fromkeys(rows['backbone']))
+    for i, (quantity, unit) in enumerate(quantities):
+        for j, setting in enumerate(settings):
+            axis = axes[i, j]
+            shown = rows[(rows['quantity'] == quantity) & (rows['setting'] == setting)]
+            if shown.empty:
+                axis.set_visible(False)
+                continue
+            for number, backbone in enumerate(backbones):
+                points = shown[shown['backbone'] == backbone]
+                if points.empty:
+                    continue
+                tokens = [tokens_at(*map(int, size.split('x'))) for size in points['size']]
+                colour = COLOURS[number % len(COLOURS)]
+                label = backbone
+                if quantity == 'time':
+                    power = exponents['value'].get((backbone, setting), np.nan)
+                    label += '' if np.isnan(power) else f'  (tokens to the power {power:.2f})'
+                axis.plot(
+                    tokens, points['value'], 'os^Dv'[number % 5] + '-', color=colour, label=label
+                )
+                if quantity == 'time':
+                    axis.fill_between(
+                        tokens, points['low'], points['high'], color=colour, alpha=0.2
+                    )
+            axis.set(
+                xscale='log',
+                yscale='log',
+                title=f'{quantity}, {setting}',
+                xlabel='tokens at stride 16',
+                ylabel=unit,
+            )
+            axis.grid(alpha=0.3, which='both')
+            axis.legend(fontsize='small')
+    figure.suptitle(f'{where}; bands: 10th to 90th percentile', fontsize='small')
+    return figure
+
+
+def draw_sequence(frame: pd.DataFrame) -> Figure | None:
+    """The ratio L / 6D of each stage, a panel for each image size."""
+    rows = frame[(frame['quantity'] == 'tokens / 6D') & frame['value'].notna()]
+    if rows.empty:
+        return None
+    sizes = list(dict.fromkeys(rows['size']))
+    figure, axes = plt.subplots(
+        1, len(sizes), figsize=(5 * len(sizes), 4), sharey=True, squeeze=False, layout='constrained'
+    )
+    backbones = list(dict.fromkeys(rows['backbone']))
+    for axis, size in zip(axes[0], sizes, strict=True):
+        for number, backbone in enumerate(backbones):
+            points = rows[(rows['size'] == size) & (rows['backbone'] == backbone)]
+            # Stages are marked by stride, so that a ViT's one map stands at stage 3.
+            places = np.array([3] if len(points) == 1 else range(1, len(points) + 1))
+            axis.plot(
+                places + 0.07 * (number - (len(backbones) - 1) / 2),  # side by side
+                points['value'],
+                'os^Dv'[number % 5],
+                color=COLOURS[number % len(COLOURS)],
+                label=backbone,
+            )
+        axis.axhline(1, color='#555555', linestyle='--')
+        axis.set(yscale='log', title=size, xlabel='stage', xticks=[1, 2, 3, 4])
+        axis.grid(alpha=0.3, which='both')
+    axes[0, 0].set_ylabel('tokens / 6D')
+    axes[0, -1].legend(fontsize='small')
+    figure.suptitle(
+        "Above the dashed line attention's quadratic part costs more than its linear part",
+        fontsize='small',
+    )
+    return figure
+
+
+def draw_erf(maps: list[ErfMap]) -> Figure:
+    """A gallery: a row for each backbone, a column for each stage."""
+    backbones = list(dict.fromkeys(erf.backbone for erf in maps))
+    figure, axes = plt.subplots(
+        len(backbones), 4, figsize=(9, 2.3 * len(backbones)), squeeze=False, layout='constrained'
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.set_frame_on(False)
+    for i, backbone in enumerate(backbones):
+        own = [erf for erf in maps if erf.backbone == backbone]
+        axes[i, 0].set_ylabel(backbone)
+        for erf in own:
+            axis = axes[i, 2 if len(own) == 1 else erf.stage - 1]
+            axis.imshow(
+                np.maximum(erf.values, ERF_FLOOR), norm=LogNorm(ERF_FLOOR, 1), cmap='inferno'
+            )
+            axis.set_title('stride 16' if len(own) == 1 else f'stage {erf.stage}', fontsize='small')
+    weights = dict.fromkeys(erf.weights for erf in maps)
+    figure.suptitle(
+        f"What the middle of each stage's map sees of a {maps[0].size} image (weights: "
+        f'{", ".join(weights)}); colours in powers of ten',
+        fontsize='small',
+    )
+    return figure
+
+
+def draw_published(published: pd.DataFrame) -> Figure:
+    """Published accuracy against MACs and against parameters; schedules apart."""
+    figure, axes = plt.subplots(
+        len(PANELS), 2, figsize=(13, 4.5 * len(PANELS)), layout='constrained'
+    )
+    for line, (method, schedule, accuracy, title) in zip(axes, PANELS, strict=True):
+        rows = published[
+            (published['method'] == method)
+            & (published['schedule'] == schedule)
+            & published[accuracy].notna()
+        ]
+        for axis, (cost, words) in zip(
+            line, (('macs_g', 'MACs (G)'), ('params_m', 'parameters (M)')), strict=True
+        ):
+            scatter(axis, rows, cost, accuracy)
+            axis.set(title=title, xlabel=words, ylabel='%')
+            axis.grid(alpha=0.3)
+        line[0].legend(fontsize='small')
+    figure.suptitle(
+        'As published: single runs under different recipes; the report names source and caveat '
+        'of each',
+        fontsize='small',
+    )
+    return figure
+
+
+def scatter(axis: Axes, rows: pd.DataFrame, cost: str, accuracy: str) -> None:
+    """Points by mixer, and the sizes of each compared family joined by a line."""
+    rows = rows[rows[cost].notna()]
+    for mixer, (colour, marker) in MIXERS.items():
+        points = rows[rows['mixer'] == mixer]
+        if len(points):
+            axis.scatter(
+                points[cost],
+                points[accuracy],
+                c=colour,
+                marker=marker,
+                s=18,
+                alpha=0.45,
+                label=mixer,
+            )
+    for family, style in FAMILIES.items():
+        points = rows[rows['backbone'].str.fullmatch(family)].sort_values(cost)
+        if len(points):
+            colour, marker = MIXERS[points['mixer'].iloc[0]]
+            label = points['backbone'].iloc[0].rsplit('-', 1)[0]
+            axis.plot(
+                points[cost], points[accuracy], style, color=colour, marker=marker, label=label
+            )
+
+
+def draw_gap(published: pd.DataFrame) -> Figure:
+    """MambaOut minus VMamba on each task."""
+    table = gaps(published).pivot(index='quantity', columns='scale', values='gap')
+    names = {
+        'top-1': 'ImageNet\ntop-1',
+        'box AP': 'COCO\nbox AP',
+        'mask AP': 'COCO\nmask AP',
+        'mIoU': 'ADE20K\nmIoU',
+        'mIoU multi-scale': 'ADE20K mIoU\nmulti-scale',
+    }
+    table = table.loc[list(names), ['Tiny', 'Small', 'Base']]
+    figure, axis = plt.subplots(figsize=(9, 4.5), layout='constrained')
+    for number, scale in enumerate(table.columns):
+        places = np.arange(len(table)) + 0.25 * (number - 1)
+        bars = axis.bar(places, table[scale], 0.23, label=scale, color=COLOURS[number])
+        axis.bar_label(bars, fmt='%+.1f', fontsize='small', padding=2)
+    axis.axhline(0, color='#000000', linewidth=1)
+    axis.set(
+        xticks=range(len(table)),
+        xticklabels=names.values(),
+        ylabel='MambaOut minus VMamba, points',
+        title='As published in MambaOut (tables 1 to 3, "VMambaV9")',
+    )
+    axis.margins(y=0.12)
+    axis.legend()
+    return figure

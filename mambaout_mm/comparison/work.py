@@ -1,0 +1,243 @@
+"""What a comparison computes and measures here, backbone by backbone, kept as it comes."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from .catalogue import CONTROL, Entry, build_backbone
+from .cost import cost_records
+from .erf import ErfMap, erf_maps, erf_records
+from .growth import (
+    PARITY,
+    TIME_LIMIT,
+    Series,
+    exponent_record,
+    growth_records,
+    parity_error,
+    reason_of,
+)
+from .published import published_results
+from .records import NAN, Record
+from .sequence import sequence_records
+from .store import Store
+
+ERF_SIDE, ERF_IMAGES = 448, 2
+
+
+@dataclass
+class Work:
+    """The sections of a comparison that need the networks.
+
+    Attributes:
+        entries (list[Entry]): What to compare; the control comes on top.
+        device (str): 'cpu' or 'cuda'.
+        dtype (str): Of the growth curves.
+        sizes (list[tuple[int, int]]): Of the growth curves, ascending.
+        whats (Sequence[str]): Of the growth curves: out of ``growth.WHATS``.
+        deadline (float): When growth curves have to end, by ``time.perf_counter``.
+        checkpoints (dict[str, str]): Weights for the effective receptive field, by backbone.
+        folder (Path, optional): For the maps of that; None keeps none.
+        store (Store): For everything else.
+        place (dict): Machine and versions, on which measurements depend.
+        progress (Callable): Told what is being done and the share of the work behind it.
+        maps (list[ErfMap]): Filled by :meth:`erf`.
+    """
+
+    entries: list[Entry]
+    device: str
+    dtype: str
+    sizes: list[tuple[int, int]]
+    whats: tuple[str, ...]
+    deadline: float
+    checkpoints: dict[str, str]
+    folder: Path | None
+    store: Store
+    place: dict[str, Any]
+    progress: Callable[[str, float], object]
+    maps: list[ErfMap] = field(default_factory=list)
+
+    @property
+    def with_control(self) -> list[Entry]:
+        return [*self.entries, *([] if CONTROL in self.entries else [CONTROL])]
+
+    def cost(self) -> list[Record]:
+        """Parameters and MACs."""
+        published = published_results()
+        return self._by_backbone(
+            'cost',
+            self.entries,
+            lambda entry: list(cost_records(entry, published)),
+            version=self.place['mambaout_mm'],
+        )
+
+    def sequence(self) -> list[Record]:
+        """Tokens and theoretical receptive fields."""
+        return self._by_backbone(
+            'sequence',
+            self.with_control,
+            lambda entry: list(sequence_records(entry)),
+            version=self.place['mambaout_mm'],
+        )
+
+    def erf(self) -> list[Record]:
+        """Effective receptive fields; their maps are kept beside the other results."""
+
+        def measure(entry: Entry) -> list[Record]:
+            maps = erf_maps(
+                entry, ERF_SIDE, ERF_IMAGES, self.checkpoints.get(entry.name), self.device
+            )
+            self._save_maps(entry, maps)
+            return list(erf_records(entry, maps))
+
+        records = self._by_backbone(
+            'receptive field',
+            self.with_control,
+            measure,
+            side=ERF_SIDE,
+            images=ERF_IMAGES,
+            place=self.place,
+        )
+        have = {erf.backbone for erf in self.maps}
+        for entry in self.with_control:
+            if entry.name not in have and self._maps_of(entry).exists():
+                self.maps += self._load_maps(entry)
+        return records
+
+    def _by_backbone(
+        self,
+        section: str,
+        entries: list[Entry],
+        compute: Callable[[Entry], list[Record]],
+        **depends_on: Any,
+    ) -> list[Record]:
+        """Records of each backbone, from the store where it has them."""
+        records = []
+        for number, entry in enumerate(entries):
+            self.progress(f'{section}: {entry.name}', number / len(entries))
+            key = dict(
+                section=section,
+                entry=entry._asdict(),
+                checkpoint=self.checkpoints.get(entry.name) if section != 'cost' else None,
+                **depends_on,
+            )
+            known = self.store.get(**key)
+            if known is None or (section == 'receptive field' and not self._has_maps(entry)):
+                try:
+                    known = compute(entry)
+                    self.store.put(known, **key)
+                except Exception as error:  # one that fails is a row, not an end
+                    known = [failed(section, entry, error)]
+                gc.collect()
+            records += known
+        return records
+
+    def growth(self) -> list[Record]:
+        """Time and memory at each size."""
+        networks = self._networks()
+        growing = {
+            what: [Series(entry, model, wrong) for entry, model, wrong in networks]
+            for what in self.whats
+        }
+        records = []
+        for number, size in enumerate(self.sizes):
+            for what in self.whats:
+                done = number / len(self.sizes)
+                self.progress(f'growth: {what} at {size[0]}x{size[1]}', done)
+                records += self._at_size(growing[what], size, what)
+        for what in self.whats:
+            records += [exponent_record(one, what, self.dtype) for one in growing[what]]
+        return records
+
+    def _networks(self) -> list[tuple[Entry, nn.Module, str]]:
+        """Every backbone on the device, and why it cannot be timed, or ''."""
+        networks = []
+        for number, entry in enumerate(self.with_control):
+            self.progress(f'growth: checking {entry.name}', number / len(self.with_control))
+            model, wrong = nn.Identity(), ''
+            try:
+                model = build_backbone(entry)
+                error = parity_error(model, self.device)
+                if not error <= PARITY:
+                    wrong = f'failed: its operators are off by {error:.1e} from their definitions'
+            except Exception as error:  # one that fails is a row, not an end
+                wrong = reason_of(error)
+            networks.append((entry, model, wrong))
+        return networks
+
+    def _at_size(self, series: list[Series], size: tuple[int, int], what: str) -> list[Record]:
+        key = dict(
+            section='growth',
+            entries=[one.entry._asdict() for one in series],
+            size=size,
+            what=what,
+            dtype=self.dtype,
+            place=self.place,
+        )
+        records = self.store.get(**key)
+        if records is not None:
+            for one in series:
+                one.restore(records)
+            return records
+        left = self.deadline - time.perf_counter()
+        records = list(growth_records(series, size, what, self.dtype, self.device, left))
+        # With more time, more can be measured.
+        if all(record.note != TIME_LIMIT for record in records):
+            self.store.put(records, **key)
+        return records
+
+    def _maps_of(self, entry: Entry) -> Path:
+        name = ''.join(c if c.isalnum() or c in '-.' else '_' for c in entry.name)
+        return (self.folder or Path()) / 'erf' / f'{name}.npz'
+
+    def _has_maps(self, entry: Entry) -> bool:
+        return self._maps_of(entry).exists()
+
+    def _save_maps(self, entry: Entry, maps: list[ErfMap]) -> None:
+        self.maps += maps
+        if self.folder is None:
+            return
+        path = self._maps_of(entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f'.{path.name}')
+        with unfinished.open('wb') as file:
+            np.savez_compressed(
+                file,
+                stages=len(maps),
+                weights=maps[0].weights,
+                size=maps[0].size,
+                **{f'stage{erf.stage}': erf.values.astype(np.float16) for erf in maps},
+            )
+        unfinished.replace(path)
+
+    def _load_maps(self, entry: Entry) -> list[ErfMap]:
+        with np.load(self._maps_of(entry)) as data:
+            return [
+                ErfMap(
+                    entry.name,
+                    stage,
+                    str(data['size']),
+                    str(data['weights']),
+                    data[f'stage{stage}'].astype(np.float32),
+                )
+                for stage in range(1, int(data['stages']) + 1)
+            ]
+
+
+def failed(section: str, entry: Entry, error: Exception) -> Record:
+    """The row of a backbone that stopped with an error."""
+    return Record(
+        section=section,
+        backbone=entry.name,
+        mixer=entry.mixer,
+        quantity='all',
+        value=NAN,
+        unit='',
+        origin='measured' if section in ('growth', 'receptive field') else 'computed',
+        note=reason_of(error),
+    )

@@ -1,0 +1,166 @@
+"""A comparison as a library and as a command, at sizes that take no time."""
+
+from functools import partial
+
+import pandas as pd
+import pytest
+
+from mambaout_mm.comparison import api, compare, growth, work
+from mambaout_mm.comparison.catalogue import WHOLE_MODELS, Entry, PlainViT
+from mambaout_mm.comparison.cost import cost_records, count_heads
+from mambaout_mm.comparison.records import COLUMNS
+from mambaout_mm.errors import UserError
+
+NAMES = ['MambaOut-Femto', 'TimmPyramid:convnext_atto']
+CONTROL = Entry('ViT', 'Attn', dict(type=PlainViT, model_name='vit_tiny_patch16_224'), dense=False)
+SIZES = [(side, side) for side in (32, 64, 96, 128)]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Small maps, small whole models, a small control, few rounds."""
+    monkeypatch.setattr(work, 'CONTROL', CONTROL)
+    monkeypatch.setattr(work, 'cost_records', partial(cost_records, sizes=((64, 64),)))
+    monkeypatch.setattr(work, 'ERF_SIDE', 64)
+    monkeypatch.setattr(work, 'ERF_IMAGES', 1)
+    monkeypatch.setattr(growth, 'ROUNDS', 3)
+    for name, (path, _) in list(WHOLE_MODELS.items()):
+        monkeypatch.setitem(WHOLE_MODELS, name, (path, (64, 64)))
+    count_heads.cache_clear()
+    yield
+    count_heads.cache_clear()
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
+    arguments = dict(sizes=SIZES, device='cpu', out=tmp_path, only=['sequence', 'erf', 'growth'])
+    at_size = work.growth_records
+
+    def interrupted(series, size, *rest):
+        if size == (96, 96):
+            raise KeyboardInterrupt
+        return at_size(series, size, *rest)
+
+    monkeypatch.setattr(work, 'growth_records', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(NAMES, **arguments)
+    done = len((tmp_path / 'results.jsonl').read_text().splitlines())
+    sizes = []
+
+    def noted(series, size, *rest):
+        sizes.append(size)
+        return at_size(series, size, *rest)
+
+    monkeypatch.setattr(work, 'growth_records', noted)
+    monkeypatch.setattr(work, 'erf_maps', None)  # not called again
+    found = api.run_comparison(NAMES, **arguments)
+    assert sizes == [(96, 96), (128, 128)]
+    assert found.reused == done == 3 + 3 + 2
+    assert {erf.backbone for erf in found.erf} == {*NAMES, 'ViT'}
+    fits = found.frame[found.frame['quantity'] == 'exponent of time']
+    assert fits['value'].notna().all()
+
+
+def test_other_sizes_dtypes_or_backbones_are_measured_anew(tmp_path):
+    def reused(names, sizes, dtype='fp32'):
+        return api.run_comparison(names, 'cpu', dtype, sizes, only=['growth'], out=tmp_path).reused
+
+    assert reused(NAMES[:1], SIZES[:1]) == 0
+    assert reused(NAMES[:1], SIZES[:1]) == 1
+    assert reused(NAMES[:1], SIZES[1:2]) == 0
+    assert reused(NAMES[:1], SIZES[:1], 'bf16') == 0
+    assert reused(NAMES[1:], SIZES[:1]) == 0
+
+
+def test_what_time_did_not_allow_is_measured_when_it_does(tmp_path):
+    arguments = dict(device='cpu', out=tmp_path, only=['growth'], sizes=SIZES)
+    first = compare(NAMES, budget=0.001, **arguments)
+    notes = set(first[first['value'].isna() & (first['size'] != '')]['note'])
+    assert notes == {growth.TIME_LIMIT}
+    assert compare(NAMES, **arguments)['value'].notna().all()
+
+
+def test_a_backbone_that_fails_is_a_row_and_not_an_end():
+    frame = compare(
+        ['MambaOut:huge', NAMES[0]], device='cpu', sizes=SIZES[:1], only=['sequence', 'growth']
+    )
+    failed = frame[frame['backbone'] == 'MambaOut:huge']
+    assert len(failed) and failed['value'].isna().all()
+    assert failed['note'].str.contains('MambaOut:huge cannot be built').all()
+    others = frame[(frame['backbone'] == NAMES[0]) & (frame['quantity'] == 'time')]
+    assert others['value'].notna().all()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(dtype='fp8'), "'fp8' is no dtype here; there are fp32, bf16"),
+        (dict(only=['speed']), "'speed' is no section here; there are cost, sequence"),
+        (dict(checkpoints={'Swin-S': 'a.pth'}), "'Swin-S' is no backbone with a checkpoint here"),
+    ],
+)
+def test_arguments_that_name_nothing(arguments, message):
+    with pytest.raises(UserError, match=message):
+        compare(**arguments)
+
+
+def test_the_command_leaves_tables_pictures_and_a_page(run_tool, tmp_path):
+    def compare_all():
+        return run_tool(
+            'compare.py', '--out', tmp_path, '--device', 'cpu', '--backbones', *NAMES,
+            '--sizes', '32', '64', '96', '128', '--train',
+        )  # fmt: skip
+
+    code, out, err = compare_all()
+    assert code == 0, err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'table.csv', 'table.md', 'report.html', 'results.jsonl', 'erf',
+        'growth.png', 'sequence.png', 'erf.png', 'published.png', 'gap.png',
+    }  # fmt: skip
+    text = (tmp_path / 'table.md').read_text()
+    for title in ('Summary', 'Cost', 'Sequence', 'Receptive field', 'Growth'):
+        assert f'## {title}\n' in text
+    for name in NAMES:
+        assert name in out and name in text
+    check_frame(pd.read_csv(tmp_path / 'table.csv', keep_default_na=False, na_values=['nan']))
+    assert 'results were there from an earlier run' in compare_all()[1]
+
+
+def check_frame(frame):
+    assert tuple(frame.columns) == COLUMNS
+    assert list(dict.fromkeys(frame['section'])) == [
+        'cost', 'sequence', 'receptive field', 'growth', 'published',
+    ]  # fmt: skip
+    assert not frame[frame['value'].isna()]['note'].eq('').any(), 'an empty cell says why'
+    origins = frame.groupby('section')['origin'].agg(set)
+    assert origins['published'] == {'published'} and origins['growth'] == {'measured'}
+    assert set(frame[frame['section'] == 'growth']['setting']) == {
+        'forward, fp32',
+        'forward+backward, fp32',
+    }
+    fits = frame[frame['quantity'] == 'exponent of time']
+    assert len(fits) == 2 * 3 and fits['value'].notna().all()
+
+
+def test_the_check_fails_where_costs_are_not_the_published_ones(run_tool, tmp_path):
+    code, out, _ = run_tool(
+        'compare.py', '--out', tmp_path, '--only', 'cost', '--check', '--backbones', 'MambaOut-T'
+    )
+    assert code == 1  # the whole models of these tests are those of 64x64
+    assert 'check: MambaOut-T, Mask R-CNN: MACs' in out and 'published 262' in out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--sizes', '16'], "'16' is too small; images start at 32x32"),
+        (['--budget', '0'], '--budget 0 must be above 0 seconds'),
+        (['--only', 'growth', '--check'], '--check compares costs: add cost to --only'),
+        (['--checkpoints', 'a.pth'], "'a.pth' is no BACKBONE=CHECKPOINT"),
+        (['--only', 'speed'], "'speed' is no section here"),
+        (['--runs', 'no/such/folder'], "'no/such/folder'"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_sentence(arguments, message, run_tool, tmp_path):
+    code, _, err = run_tool('compare.py', '--out', tmp_path, *arguments)
+    assert code != 0
+    assert message in err

@@ -1,0 +1,117 @@
+"""Compare backbones: `python tools/compare.py`, a table, pictures and a page in comparison/."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from mambaout_mm.comparison.api import GROWTH_SIZES, SECTIONS
+from mambaout_mm.comparison.catalogue import PRESETS
+from mambaout_mm.comparison.command import run
+from mambaout_mm.comparison.growth import DTYPES
+from mambaout_mm.errors import exit_on_user_error
+
+
+def size(text: str) -> tuple[int, int]:
+    """'512', '512x512' or '800x1280': height and width."""
+    try:
+        sides = [int(side) for side in text.split('x')]
+        height, width = sides * 2 if len(sides) == 1 else sides
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no size; write 512 or 800x1280') from None
+    if min(height, width) < 32:
+        raise argparse.ArgumentTypeError(f'{text!r} is too small; images start at 32x32')
+    return height, width
+
+
+def named_checkpoint(text: str) -> tuple[str, str]:
+    """'MambaOut-T=mambaout://tiny': a backbone and its weights."""
+    name, equals, checkpoint = text.partition('=')
+    if not (name and equals and checkpoint):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no BACKBONE=CHECKPOINT, as in MambaOut-T=mambaout://tiny'
+        )
+    return name, checkpoint
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--preset', choices=PRESETS, default='tiny', help='default: tiny')
+    which.add_argument(
+        '--backbones',
+        nargs='+',
+        metavar='NAME',
+        help='names (MambaOut-T), presets, TYPE:VARIANT (TimmPyramid:resnet50), or config files',
+    )
+    parser.add_argument(
+        '--only',
+        type=lambda text: [part.strip() for part in text.split(',')],
+        default=list(SECTIONS),
+        metavar='SECTION,...',
+        help=f'out of {",".join(SECTIONS)} (default: all)',
+    )
+    parser.add_argument(
+        '--runs', nargs='+', type=Path, default=[], metavar='WORK_DIR', help='your own trainings'
+    )
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: CUDA if there is one')
+    parser.add_argument('--dtype', choices=DTYPES, default='fp32', help='of timing, default: fp32')
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=size,
+        default=list(GROWTH_SIZES),
+        metavar='HxW',
+        help='images of the growth curves (default: squares from 224 to 2048)',
+    )
+    parser.add_argument('--train', action='store_true', help='time forward + backward, too')
+    parser.add_argument(
+        '--budget',
+        type=float,
+        default=300,
+        metavar='SECONDS',
+        help='growth curves end where it would be passed (default: 300)',
+    )
+    parser.add_argument(
+        '--checkpoints',
+        nargs='+',
+        type=named_checkpoint,
+        default=[],
+        metavar='NAME=WEIGHTS',
+        help='weights for the effective receptive field (default: random)',
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='exit with 1 if parameters or MACs are not what the papers print',
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('comparison'), help='folder (default: comparison)'
+    )
+    args = parser.parse_args(argv)
+    if args.budget <= 0:
+        parser.error(f'--budget {args.budget:g} must be above 0 seconds')
+    if args.check and 'cost' not in args.only:
+        parser.error('--check compares costs: add cost to --only')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: PyTorch finds no CUDA device')
+    with exit_on_user_error():
+        wrong = run(
+            backbones=args.backbones or args.preset,
+            device=args.device,
+            dtype=args.dtype,
+            sizes=args.sizes,
+            train=args.train,
+            budget=args.budget,
+            only=args.only,
+            runs=args.runs,
+            checkpoints=dict(args.checkpoints),
+            out=args.out,
+            check=args.check,
+        )
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == '__main__':
+    main()
