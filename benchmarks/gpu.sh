@@ -49,6 +49,7 @@ if [ -d "$WHEELS" ]; then
 fi
 # Tables of this run alone.
 rm -f "$OUT"/{gpu_train,selective_scan,gated_conv}.csv "$OUT"/speed_*/speed.csv
+rm -rf "$OUT"/comparison_{bf16,fp32}
 
 # All of it, not only what is marked cuda: runs in the tests take the GPU where there is one.
 step 'test suite' python3 -m pytest -p no:cacheprovider
@@ -77,6 +78,10 @@ step 'speed, sweep' python3 tools/benchmark.py --device cuda --dtypes bf16 fp32 
 step 'speed, whole models' python3 tools/benchmark.py --device cuda --dtypes bf16 --batch 2 \
     --models maskrcnn upernet --sizes 800x1280 512 --what forward+backward step \
     --forms ours 'ours channels_last' timm 'timm channels_last' --out "$OUT/speed_whole"
+for dtype in bf16 fp32; do
+    step "comparison, $dtype" python3 tools/compare.py --device cuda --dtype $dtype --train \
+        --budget 240 --out "$OUT/comparison_$dtype"
+done
 
 printf '\n== summary\n%s' "$summary"
 for table in "$OUT"/*.csv "$OUT"/speed_*/speed.csv; do

@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 from support import ROOT
 
+from mambaout_mm.comparison.catalogue import entries_of
 from mambaout_mm.comparison.complexity import build_model
 from mambaout_mm.training import checks
 
@@ -28,6 +29,24 @@ def test_readme_python_runs(capsys):
     _, code, *_ = python_blocks(ROOT / 'README.md')
     exec(compile(code, 'README.md', 'exec'), {})
     assert '(192, 384, 576) (8, 16, 32)' in capsys.readouterr().out
+
+
+def test_comparison_python_runs(capsys):
+    (code,) = python_blocks(ROOT / 'docs' / 'comparison.md')
+    exec(compile(code, 'comparison.md', 'exec'), {})
+    assert 'MambaOut-T   111.11    13.89     1.74     0.29' in capsys.readouterr().out
+
+
+def test_comparison_commands_name_what_the_tool_knows():
+    """Options and backbones in the guide's commands; a misspelt one would only show when run."""
+    text = (ROOT / 'docs' / 'comparison.md').read_text()
+    commands = re.findall(r'^python tools/compare\.py(.*)$', text, flags=re.M)
+    known = (ROOT / 'tools' / 'compare.py').read_text()
+    assert len(commands) >= 6
+    for option in re.findall(r'--[\w-]+', ' '.join(commands)):
+        assert f"'{option}'" in known, option
+    (names,) = re.findall(r'--backbones ([^#\n]+)', text)
+    entries_of([name for name in names.split() if not name.endswith('.py')])
 
 
 @pytest.mark.parametrize('small', [False, True], ids=['as shown', 'with the small settings'])

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,6 +35,15 @@ def named_checkpoint(text: str) -> tuple[str, str]:
             f'{text!r} is no BACKBONE=CHECKPOINT, as in MambaOut-T=mambaout://tiny'
         )
     return name, checkpoint
+
+
+@contextmanager
+def told_on_interruption(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f'interrupted; the same command goes on from what is in {out}', file=sys.stderr)
+        sys.exit(130)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -96,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error('--check compares costs: add cost to --only')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA device')
-    with exit_on_user_error():
+    with exit_on_user_error(), told_on_interruption(args.out):
         wrong = run(
             backbones=args.backbones or args.preset,
             device=args.device,

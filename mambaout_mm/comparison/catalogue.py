@@ -1,6 +1,7 @@
 """What can be compared: named backbones, presets, anything registered, anything in a config."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,6 +210,11 @@ def maps_of(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
     with torch.no_grad():
         outs = model(torch.zeros(1, 3, 128, 128))
     return tuple(x.shape[1] for x in outs), tuple(128 // x.shape[-1] for x in outs)
+
+
+def stage_of(stride: int) -> int:
+    """The number that a pyramid's stage of this stride has: 1 for 4, 4 for 32."""
+    return round(math.log2(stride)) - 1
 
 
 def whole_config(name: str, channels: tuple[int, ...]) -> Config:

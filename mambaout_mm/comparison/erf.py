@@ -13,7 +13,7 @@ from timm.layers import LayerScale, LayerScale2d
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
-from .catalogue import Entry, build_backbone
+from .catalogue import Entry, build_backbone, maps_of, stage_of
 from .records import Record
 
 SHARES = (50, 95)
@@ -24,7 +24,7 @@ class ErfMap(NamedTuple):
 
     Attributes:
         backbone (str): Name of the entry.
-        stage (int): From 1.
+        stage (int): 1 for stride 4 to 4 for stride 32.
         size (str): Of the images, '512x512'.
         weights (str): 'random' or the checkpoint.
         values (np.ndarray): (H, W), the contribution of each pixel, at most 1.
@@ -78,12 +78,12 @@ def erf_maps(
     return [
         ErfMap(
             entry.name,
-            stage,
+            stage_of(stride),
             f'{side}x{side}',
             checkpoint or 'random',
             (total / total.max()).cpu().numpy(),
         )
-        for stage, total in enumerate(totals, start=1)
+        for total, stride in zip(totals, maps_of(model)[1], strict=True)
     ]
 
 

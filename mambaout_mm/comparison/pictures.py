@@ -1,6 +1,6 @@
 """The pictures of a comparison as png files; the report has interactive ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -16,16 +16,20 @@ from matplotlib.figure import Figure
 from .erf import ErfMap
 from .growth import tokens_at
 from .published import gaps
+from .report.figures import MIXERS, OURS
 
-# Those of Okabe and Ito, which people of any colour vision tell apart.
-COLOURS = ('#D55E00', '#0072B2', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#F0E442', '#000000')
-MIXERS = {
-    'Conv': ('#D55E00', 'o'),
-    'Conv+SSM': ('#0072B2', 's'),
-    'Attn': ('#009E73', '^'),
-    'Conv+Attn': ('#CC79A7', 'D'),
-    'Pool': ('#000000', 'v'),
+# Shapes of the report's markers.
+MARKERS = {
+    'circle': 'o',
+    'square': 's',
+    'diamond': 'D',
+    'triangle-up': '^',
+    'cross': 'P',
+    'x': 'x',
+    'star': '*',
 }
+DASHES = ('-', '--', ':', '-.')
+SCALES = {'Tiny': '#D55E00', 'Small': '#0072B2', 'Base': '#009E73'}
 PANELS = (
     ('Mask R-CNN', '1x', 'ap_box', 'COCO box AP, Mask R-CNN 1x'),
     ('UperNet', '160k', 'miou_ss', 'ADE20K mIoU, UperNet 160k, single scale'),
@@ -33,10 +37,10 @@ PANELS = (
 )
 # Names of a family's sizes in published.csv, and how their line is drawn.
 FAMILIES = {
-    'MambaOut-(Tiny|Small|Base)': '-',
+    'MambaOut-.*': '-',
     'VMambaV9-[TSB]': '-',
     'VMamba-[TSB]': ':',
-    'ConvNeXt-[TSB]': '--',
+    'ConvNeXt-[TSB]': '-',
     'Swin-[TSB]': '-',
 }
 ERF_FLOOR = 1e-4  # of the largest contribution; below it everything is black
@@ -84,6 +88,22 @@ def draw_pictures(
     return drawn
 
 
+def look_of(backbone: str, mixer: str) -> dict[str, str]:
+    """Colour and shape of a backbone's marks, as in the report."""
+    colour, shape = OURS if backbone.startswith('MambaOut') else MIXERS.get(mixer, MIXERS[''])
+    return dict(color=colour, marker=MARKERS[shape])
+
+
+def looks_of(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Of each backbone in some rows; those of one colour differ in their lines."""
+    looks: dict[str, dict[str, str]] = {}
+    for backbone, mixer in rows[['backbone', 'mixer']].drop_duplicates().itertuples(index=False):
+        look = look_of(backbone, mixer)
+        before = sum(other['color'] == look['color'] for other in looks.values())
+        looks[backbone] = look | dict(linestyle=DASHES[before % len(DASHES)])
+    return looks
+
+
 def draw_growth(frame: pd.DataFrame, where: str) -> Figure | None:
     """Time and memory against tokens: a column for each setting, a row for each quantity."""
     rows = frame[(frame['section'] == 'growth') & (frame['size'] != '') & frame['value'].notna()]
@@ -98,43 +118,40 @@ def draw_growth(frame: pd.DataFrame, where: str) -> Figure | None:
         squeeze=False,
         layout='constrained',
     )
-    exponents = frame[frame['quantity'] == 'exponent of time'].set_index(['backbone', 'setting'])
-    backbones = list(dict.fromkeys(rows['backbone']))
-    for i, (quantity, unit) in enumerate(quantities):
-        for j, setting in enumerate(settings):
-            axis = axes[i, j]
+    fits = frame[frame['quantity'] == 'exponent of time'].set_index(['backbone', 'setting'])
+    looks = looks_of(rows)
+    for line, (quantity, unit) in zip(axes, quantities, strict=True):
+        for axis, setting in zip(line, settings, strict=True):
             shown = rows[(rows['quantity'] == quantity) & (rows['setting'] == setting)]
-            if shown.empty:
-                axis.set_visible(False)
-                continue
-            for number, backbone in enumerate(backbones):
-                points = shown[shown['backbone'] == backbone]
-                if points.empty:
-                    continue
-                tokens = [tokens_at(*map(int, size.split('x'))) for size in points['size']]
-                colour = COLOURS[number % len(COLOURS)]
-                label = backbone
-                if quantity == 'time':
-                    power = exponents['value'].get((backbone, setting), np.nan)
-                    label += '' if np.isnan(power) else f'  (tokens to the power {power:.2f})'
-                axis.plot(
-                    tokens, points['value'], 'os^Dv'[number % 5] + '-', color=colour, label=label
-                )
-                if quantity == 'time':
-                    axis.fill_between(
-                        tokens, points['low'], points['high'], color=colour, alpha=0.2
-                    )
-            axis.set(
-                xscale='log',
-                yscale='log',
-                title=f'{quantity}, {setting}',
-                xlabel='tokens at stride 16',
-                ylabel=unit,
-            )
-            axis.grid(alpha=0.3, which='both')
-            axis.legend(fontsize='small')
+            powers = fits['value'].xs(setting, level=1) if quantity == 'time' else {}
+            draw_curves(axis, shown, looks, powers)
+            axis.set(title=f'{quantity}, {setting}', xlabel='tokens at stride 16', ylabel=unit)
+            axis.set_visible(not shown.empty)
     figure.suptitle(f'{where}; bands: 10th to 90th percentile', fontsize='small')
     return figure
+
+
+def draw_curves(
+    axis: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, str]], powers: Mapping[str, float]
+) -> None:
+    """A line for each backbone on logarithmic axes, its exponent in the legend."""
+    axis.set(xscale='log', yscale='log')
+    rows = rows.assign(tokens=[tokens_at(*map(int, size.split('x'))) for size in rows['size']])
+    for backbone, points in rows.groupby('backbone', sort=False):
+        power = powers.get(backbone, np.nan)
+        label = backbone if np.isnan(power) else f'{backbone}  (tokens to the power {power:.2f})'
+        axis.plot(points['tokens'], points['value'], **looks[backbone], label=label)
+        low, high = points['low'].astype(float), points['high'].astype(float)
+        axis.fill_between(
+            points['tokens'], low, high, color=looks[backbone]['color'], alpha=0.2, linewidth=0
+        )
+    ticks = rows[['tokens', 'size']].drop_duplicates('tokens')
+    labels = [f'{tokens}\n{size}' for tokens, size in ticks.itertuples(index=False)]
+    axis.set_xticks(ticks['tokens'], labels, fontsize='x-small')
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    if not rows.empty:
+        axis.legend(fontsize='small')
 
 
 def draw_sequence(frame: pd.DataFrame) -> Figure | None:
@@ -146,17 +163,15 @@ def draw_sequence(frame: pd.DataFrame) -> Figure | None:
     figure, axes = plt.subplots(
         1, len(sizes), figsize=(5 * len(sizes), 4), sharey=True, squeeze=False, layout='constrained'
     )
-    backbones = list(dict.fromkeys(rows['backbone']))
+    looks = looks_of(rows)
     for axis, size in zip(axes[0], sizes, strict=True):
-        for number, backbone in enumerate(backbones):
+        for number, (backbone, look) in enumerate(looks.items()):
             points = rows[(rows['size'] == size) & (rows['backbone'] == backbone)]
-            # Stages are marked by stride, so that a ViT's one map stands at stage 3.
-            places = np.array([3] if len(points) == 1 else range(1, len(points) + 1))
+            stages = points['setting'].str.removeprefix('stage ').astype(int)
             axis.plot(
-                places + 0.07 * (number - (len(backbones) - 1) / 2),  # side by side
+                stages + 0.6 * ((number + 0.5) / len(looks) - 0.5),  # side by side
                 points['value'],
-                'os^Dv'[number % 5],
-                color=COLOURS[number % len(COLOURS)],
+                **look | dict(linestyle=''),
                 label=backbone,
             )
         axis.axhline(1, color='#555555', linestyle='--')
@@ -174,21 +189,24 @@ def draw_sequence(frame: pd.DataFrame) -> Figure | None:
 def draw_erf(maps: list[ErfMap]) -> Figure:
     """A gallery: a row for each backbone, a column for each stage."""
     backbones = list(dict.fromkeys(erf.backbone for erf in maps))
+    stages = sorted({erf.stage for erf in maps})
     figure, axes = plt.subplots(
-        len(backbones), 4, figsize=(9, 2.3 * len(backbones)), squeeze=False, layout='constrained'
+        len(backbones),
+        len(stages),
+        figsize=(2.25 * len(stages), 2.3 * len(backbones)),
+        squeeze=False,
+        layout='constrained',
     )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.set_frame_on(False)
-    for i, backbone in enumerate(backbones):
-        own = [erf for erf in maps if erf.backbone == backbone]
-        axes[i, 0].set_ylabel(backbone)
-        for erf in own:
-            axis = axes[i, 2 if len(own) == 1 else erf.stage - 1]
-            axis.imshow(
-                np.maximum(erf.values, ERF_FLOOR), norm=LogNorm(ERF_FLOOR, 1), cmap='inferno'
-            )
-            axis.set_title('stride 16' if len(own) == 1 else f'stage {erf.stage}', fontsize='small')
+    for line, backbone in zip(axes, backbones, strict=True):
+        line[0].set_ylabel(backbone)
+    for erf in maps:
+        axis = axes[backbones.index(erf.backbone), stages.index(erf.stage)]
+        shown = np.maximum(erf.values, ERF_FLOOR)
+        axis.imshow(shown, norm=LogNorm(ERF_FLOOR, 1), cmap='cividis')
+        axis.set_title(f'stage {erf.stage}', fontsize='small')
     weights = dict.fromkeys(erf.weights for erf in maps)
     figure.suptitle(
         f"What the middle of each stage's map sees of a {maps[0].size} image (weights: "
@@ -227,26 +245,18 @@ def draw_published(published: pd.DataFrame) -> Figure:
 def scatter(axis: Axes, rows: pd.DataFrame, cost: str, accuracy: str) -> None:
     """Points by mixer, and the sizes of each compared family joined by a line."""
     rows = rows[rows[cost].notna()]
-    for mixer, (colour, marker) in MIXERS.items():
-        points = rows[rows['mixer'] == mixer]
+    for mixer in MIXERS:
+        points = rows[(rows['mixer'] == mixer) & ~rows['backbone'].str.startswith('MambaOut')]
         if len(points):
-            axis.scatter(
-                points[cost],
-                points[accuracy],
-                c=colour,
-                marker=marker,
-                s=18,
-                alpha=0.45,
-                label=mixer,
-            )
+            look = look_of('', mixer)
+            axis.scatter(points[cost], points[accuracy], **look, s=18, alpha=0.45, label=mixer)
     for family, style in FAMILIES.items():
         points = rows[rows['backbone'].str.fullmatch(family)].sort_values(cost)
         if len(points):
-            colour, marker = MIXERS[points['mixer'].iloc[0]]
-            label = points['backbone'].iloc[0].rsplit('-', 1)[0]
-            axis.plot(
-                points[cost], points[accuracy], style, color=colour, marker=marker, label=label
-            )
+            first = points.iloc[0]
+            look = look_of(first['backbone'], first['mixer'])
+            label = first['backbone'].rsplit('-', 1)[0]
+            axis.plot(points[cost], points[accuracy], style, **look, label=label)
 
 
 def draw_gap(published: pd.DataFrame) -> Figure:
@@ -259,11 +269,11 @@ def draw_gap(published: pd.DataFrame) -> Figure:
         'mIoU': 'ADE20K\nmIoU',
         'mIoU multi-scale': 'ADE20K mIoU\nmulti-scale',
     }
-    table = table.loc[list(names), ['Tiny', 'Small', 'Base']]
+    table = table.loc[list(names)]
     figure, axis = plt.subplots(figsize=(9, 4.5), layout='constrained')
-    for number, scale in enumerate(table.columns):
+    for number, (scale, colour) in enumerate(SCALES.items()):
         places = np.arange(len(table)) + 0.25 * (number - 1)
-        bars = axis.bar(places, table[scale], 0.23, label=scale, color=COLOURS[number])
+        bars = axis.bar(places, table[scale], 0.23, label=scale, color=colour)
         axis.bar_label(bars, fmt='%+.1f', fontsize='small', padding=2)
     axis.axhline(0, color='#000000', linewidth=1)
     axis.set(

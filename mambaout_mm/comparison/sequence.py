@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mambaout_mm.backbones import MambaOut, TimmPyramid, VMamba
 from mambaout_mm.backbones.vmamba import SS2D
 
-from .catalogue import Entry, PlainViT, build_backbone, maps_of
+from .catalogue import Entry, PlainViT, build_backbone, maps_of, stage_of
 from .cost import SIZES
 from .records import NAN, Record
 
@@ -41,8 +41,8 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
     backbone = build_backbone(entry)
     channels, strides = maps_of(backbone)
     common = dict(section='sequence', backbone=entry.name, mixer=entry.mixer, origin='computed')
-    for i, (dim, stride) in enumerate(zip(channels, strides, strict=True), start=1):
-        stage = dict(setting=f'stage {i}')
+    for dim, stride in zip(channels, strides, strict=True):
+        stage = dict(setting=f'stage {stage_of(stride)}')
         for height, width in sizes:
             tokens = math.ceil(height / stride) * math.ceil(width / stride)
             size = f'{height}x{width}'
@@ -52,7 +52,7 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
         side = stride * math.sqrt(6 * dim)
         yield Record(**common, **stage, quantity='attention overtakes at', value=side, unit='px')
     fields = receptive_fields(backbone)
-    for i in range(len(strides)):
+    for i, stride in enumerate(strides):
         value, note = NAN, 'not computed: known for MambaOut, VMamba, ConvNeXt, Swin and ViT only'
         if fields is not None:
             value, note = fields[i], 'the whole image' if math.isinf(fields[i]) else ''
@@ -60,7 +60,7 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
             note = 'at most: how windows of different stages meet depends on the place'
         yield Record(
             **common | dict(section='receptive field'),
-            setting=f'stage {i + 1}',
+            setting=f'stage {stage_of(stride)}',
             quantity='theoretical receptive field',
             value=value,
             unit='px',

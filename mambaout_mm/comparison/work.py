@@ -1,6 +1,7 @@
 """What a comparison computes and measures here, backbone by backbone, kept as it comes."""
 
 import gc
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Work:
         published = published_results()
         return self._by_backbone(
             'cost',
-            self.entries,
+            self.with_control,
             lambda entry: list(cost_records(entry, published)),
             version=self.place['mambaout_mm'],
         )
@@ -123,7 +124,7 @@ class Work:
             key = dict(
                 section=section,
                 entry=entry._asdict(),
-                checkpoint=self.checkpoints.get(entry.name) if section != 'cost' else None,
+                weights=self._weights_of(entry) if section == 'receptive field' else None,
                 **depends_on,
             )
             known = self.store.get(**key)
@@ -191,9 +192,21 @@ class Work:
             self.store.put(records, **key)
         return records
 
+    def _weights_of(self, entry: Entry) -> list[Any] | None:
+        """What identifies the weights of :meth:`erf`; None for random ones."""
+        checkpoint = self.checkpoints.get(entry.name)
+        if checkpoint is None:
+            return None
+        file = Path(checkpoint)
+        if not file.is_file():
+            return [checkpoint]
+        return [checkpoint, file.stat().st_mtime, file.stat().st_size]
+
     def _maps_of(self, entry: Entry) -> Path:
         name = ''.join(c if c.isalnum() or c in '-.' else '_' for c in entry.name)
-        return (self.folder or Path()) / 'erf' / f'{name}.npz'
+        made_of = [entry, self._weights_of(entry), ERF_SIDE, ERF_IMAGES, self.place]
+        digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
+        return (self.folder or Path()) / 'erf' / f'{name}-{digest}.npz'
 
     def _has_maps(self, entry: Entry) -> bool:
         return self._maps_of(entry).exists()
@@ -208,7 +221,7 @@ class Work:
         with unfinished.open('wb') as file:
             np.savez_compressed(
                 file,
-                stages=len(maps),
+                stages=[erf.stage for erf in maps],
                 weights=maps[0].weights,
                 size=maps[0].size,
                 **{f'stage{erf.stage}': erf.values.astype(np.float16) for erf in maps},
@@ -225,7 +238,7 @@ class Work:
                     str(data['weights']),
                     data[f'stage{stage}'].astype(np.float32),
                 )
-                for stage in range(1, int(data['stages']) + 1)
+                for stage in map(int, data['stages'])
             ]
 
 

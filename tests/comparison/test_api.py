@@ -4,9 +4,16 @@ from functools import partial
 
 import pandas as pd
 import pytest
+import torch
 
 from mambaout_mm.comparison import api, compare, growth, work
-from mambaout_mm.comparison.catalogue import WHOLE_MODELS, Entry, PlainViT
+from mambaout_mm.comparison.catalogue import (
+    WHOLE_MODELS,
+    Entry,
+    PlainViT,
+    build_backbone,
+    entries_of,
+)
 from mambaout_mm.comparison.cost import cost_records, count_heads
 from mambaout_mm.comparison.records import COLUMNS
 from mambaout_mm.errors import UserError
@@ -69,6 +76,21 @@ def test_other_sizes_dtypes_or_backbones_are_measured_anew(tmp_path):
     assert reused(NAMES[:1], SIZES[1:2]) == 0
     assert reused(NAMES[:1], SIZES[:1], 'bf16') == 0
     assert reused(NAMES[1:], SIZES[:1]) == 0
+
+
+def test_maps_are_those_of_the_weights_in_question(tmp_path):
+    arguments = dict(device='cpu', out=tmp_path, only=['erf'])
+    (entry,) = entries_of(NAMES[:1])
+    file = tmp_path / 'weights.pth'
+    for number, weights in enumerate(({}, {entry.name: str(file)}, {}, {entry.name: str(file)})):
+        if number == 1:
+            torch.save(build_backbone(entry).state_dict(), file)
+        found = api.run_comparison(NAMES[:1], checkpoints=weights, **arguments)
+        assert found.reused == (0, 1, 2, 2)[number]
+        shown = {erf.backbone: erf.weights for erf in found.erf}
+        assert shown[entry.name] == (str(file) if weights else 'random')
+    torch.save(build_backbone(entry).double().state_dict(), file)
+    assert api.run_comparison(NAMES[:1], checkpoints=weights, **arguments).reused == 1
 
 
 def test_what_time_did_not_allow_is_measured_when_it_does(tmp_path):

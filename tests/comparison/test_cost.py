@@ -87,7 +87,8 @@ def row(backbone, quantity, value, published, model='UperNet'):
         ([row('Swin-S', 'MACs', 359.2, 354, 'Mask R-CNN')], 0),
         ([row('Swin-S', 'MACs', 362.0, 354, 'Mask R-CNN')], 1),
         ([row('Swin-S', 'MACs', 362.0, math.nan, 'Mask R-CNN')], 0),
-        ([row('Swin-S', 'all', math.nan, math.nan)], 1),
+        ([row('Swin-S', 'all', math.nan, math.nan)._replace(note='failed: KeyError: a')], 1),
+        ([row('ViT-S/16', 'params', math.nan, math.nan)._replace(note='not computed: why')], 0),
     ],
 )
 def test_check(rows, wrong):

@@ -15,7 +15,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from mambaout_mm.comparison.bootstrap import SegmentationScorer
+from mambaout_mm.comparison.runs.bootstrap import SegmentationScorer
 from mambaout_mm.errors import UserError
 from mambaout_mm.training.predictions import DumpSegResults, decode_labels, read_predictions
 

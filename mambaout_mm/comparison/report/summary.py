@@ -68,7 +68,9 @@ def _cost_columns(rows: Rows) -> Iterator[tuple[Column, CellOf]]:
 
 def _growth_columns(rows: Rows) -> Iterator[tuple[Column, CellOf]]:
     """Time of inference and memory of training: what one waits for, and what has to fit."""
-    found = [row for row in rows.of('growth') if not math.isnan(row['value'])]
+    points = [row for row in rows.of('growth') if not failed(row)]
+    # Where nothing could be measured, its column says why.
+    found = [row for row in points if not math.isnan(row['value'])] or points
     for quantities, backward in (
         (('time',), False),
         (('exponent of time',), False),
@@ -79,7 +81,7 @@ def _growth_columns(rows: Rows) -> Iterator[tuple[Column, CellOf]]:
         same.sort(key=lambda row: ('backward' in row['setting']) != backward)  # stable
         same = [row for row in same if row['setting'] == same[0]['setting']]
         if same and same[0]['size']:
-            size = largest_size_of_all(same)
+            size = largest_size_of_all(same) or same[0]['size']
             same = [row for row in same if row['size'] == size]
         if same:
             row = same[0]
