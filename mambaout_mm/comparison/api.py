@@ -1,7 +1,9 @@
 """The whole comparison: what is left to do, in order, within a budget of time."""
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from mmengine.logging import MMLogger
 from mambaout_mm.errors import UserError
 from mambaout_mm.version import __version__
 
-from .catalogue import Entry, entries_of
+from .catalogue import CONFIGS, ENTRIES, PACKAGE, Entry, entries_of
 from .erf import ErfMap
 from .growth import DTYPES, WHATS
 from .published import published_records, published_results
@@ -118,8 +120,8 @@ def run_comparison(
     Args:
         backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out: See
             :func:`compare`.
-        progress (Callable): Called with what is being done and the share of the work behind it.
-            Defaults to nothing.
+        progress (Callable): Called with what is being done and the share of its section that is
+            over. Defaults to nothing.
 
     Returns:
         Comparison: All of it.
@@ -129,10 +131,18 @@ def run_comparison(
     """
     entries = entries_of([backbones] if isinstance(backbones, str) else list(backbones))
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    checkpoints = checkpoints or {}
+    written = {entry.name.lower(): entry.name for entry in entries}
+    checkpoints = {written.get(k.lower(), k): v for k, v in (checkpoints or {}).items()}
+    if bool(runs) != ('runs' in only) and (runs or list(only) == ['runs']):
+        raise UserError(
+            'runs are given, but the section runs is not among those asked for'
+            if runs
+            else 'no runs are given: name work directories of trainings'
+        )
     for what, given, known in (
         ('dtype', [dtype], DTYPES),
         ('section', only, SECTIONS),
+        ('device', [device], ('cpu', 'cuda')),
         ('backbone with a checkpoint', checkpoints, [entry.name for entry in entries]),
     ):
         for name in set(given) - set(known):
@@ -145,13 +155,14 @@ def run_comparison(
         entries=entries,
         device=device,
         dtype=dtype,
-        sizes=sorted(sizes, key=lambda size: size[0] * size[1]),
+        sizes=sorted(dict.fromkeys(sizes), key=lambda size: size[0] * size[1]),
         whats=WHATS if train else WHATS[:1],
         deadline=time.perf_counter() + budget - REPORT_SECONDS,
         checkpoints=checkpoints,
         folder=folder,
         store=Store(folder / 'results.jsonl' if folder else None),
         place=described,
+        code=code_digest(),
         progress=progress,
     )
     # First, though shown last: a folder that is no run is told before minutes have passed.
@@ -161,9 +172,23 @@ def run_comparison(
         if section not in only or section == 'runs':
             continue
         if section == 'published':
-            records += published_records(published_results())
+            names = {entry.published: entry.name for entry in ENTRIES if entry.published}
+            records += published_records(published_results(), names)
         else:
             records += getattr(work, section)()
     records += own
     described |= dict(date=time.strftime('%Y-%m-%d'), dtype=dtype, budget_s=budget)
+    if work.store.reused:
+        described['taken_up'] = f'{work.store.reused} results from {work.store.oldest} on'
     return Comparison(to_frame(records), work.maps, entries, described, work.store.reused)
+
+
+def code_digest() -> str:
+    """Of this package's files and configs, and the versions of what it computes with."""
+    digest = hashlib.sha256()
+    files = [*PACKAGE.rglob('*.py'), *PACKAGE.rglob('*.csv')]
+    for path in sorted(files + list(CONFIGS.rglob('*.py') if CONFIGS else [])):
+        digest.update(path.read_bytes())
+    for package in ('torch', 'timm', 'mmengine', 'mmdet', 'mmseg'):
+        digest.update(import_module(package).__version__.encode())
+    return digest.hexdigest()[:12]

@@ -1,7 +1,7 @@
 """What can be compared: named backbones, presets, anything registered, anything in a config."""
 
+import ast
 import copy
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +11,20 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.errors import UserError, near_names
 
 PACKAGE = Path(__file__).parents[1]
 # A checkout has the configs beside the package, a wheel inside of it, as `mim` expects.
 CONFIGS = next(
-    (p for p in (PACKAGE.parent / 'configs', PACKAGE / '.mim' / 'configs') if p.is_dir()), None
+    (
+        path
+        for path in (PACKAGE.parent / 'configs', PACKAGE / '.mim' / 'configs')
+        if (path / 'detection' / '_base_').is_dir()
+    ),
+    None,
 )
+PYRAMID = (4, 8, 16, 32)  # strides that the heads take
 # The recipe that every backbone is put into, and the size at which the papers count its MACs.
 WHOLE_MODELS = {
     'Mask R-CNN': ('detection/maskrcnn_mambaout_t.py', (800, 1280)),
@@ -34,7 +41,7 @@ class Entry(NamedTuple):
         backbone (dict): Its config.
         published (str): Its rows in ``published.csv``; '' where there is none.
         scope (str): MMEngine's scope in which ``backbone['type']`` is looked up.
-        dense (bool): Whether detectors and segmentors are built over it, too.
+        path (str): Of the config that it is from; '' for others.
     """
 
     name: str
@@ -42,7 +49,7 @@ class Entry(NamedTuple):
     backbone: dict[str, Any]
     published: str = ''
     scope: str = 'mambaout_mm'
-    dense: bool = True
+    path: str = ''
 
 
 class PlainViT(nn.Module):
@@ -108,7 +115,6 @@ CONTROL = Entry(
     'ViT-S/16',
     'Attn',
     dict(type=PlainViT, model_name='vit_small_patch16_224'),
-    dense=False,
 )
 _BY_NAME = {entry.name: entry for entry in (*ENTRIES, CONTROL)}
 PRESETS = {
@@ -125,12 +131,20 @@ def entries_of(names: list[str]) -> list[Entry]:
     Args:
         names (list[str]): Names of ``ENTRIES`` in any case ('MambaOut-T'), presets ('tiny'),
             a registered backbone with what identifies it ('VMamba:small_s1l20',
-            'TimmPyramid:resnet50'), or paths of mmdet's or mmseg's configs.
+            'TimmPyramid:resnet50') or its arguments ('mmdet.ResNet:depth=50'), or paths of mmdet's
+            or mmseg's configs.
 
     Raises:
         UserError: If a name is none of these, or two entries have the same name.
     """
     entries = [entry for name in names for entry in _look_up(name)]
+    stems = [Path(name).stem for name in names if name.endswith('.py')]
+    entries = [
+        entry._replace(name=entry.path.removesuffix('.py'))
+        if stems.count(entry.name) > 1
+        else entry
+        for entry in entries
+    ]
     taken = [entry.name for entry in entries]
     for name in taken:
         if taken.count(name) > 1:
@@ -147,36 +161,51 @@ def _look_up(name: str) -> list[Entry]:
     if name.endswith('.py'):
         return [_from_config(Path(name))]
     kind, colon, variant = name.partition(':')
-    registered = MODELS.get(f'mambaout_mm.{kind}') if colon else None
-    if registered is None:
+    scope = kind.split('.')[0] if '.' in kind else 'mambaout_mm'
+    full = kind if '.' in kind else f'{scope}.{kind}'
+    if not colon or MODELS.get(full) is None:
         known = [*PRESETS, *_BY_NAME]
         raise UserError(
             f'{name!r} is no backbone to compare; {near_names(name, known)} Or TYPE:VARIANT, as '
-            'in VMamba:small_s1l20 and TimmPyramid:resnet50, or the path of a config'
+            'in VMamba:small_s1l20, TimmPyramid:resnet50 and mmdet.ResNet:depth=50, or the path of '
+            'a config'
         )
-    key = 'model_name' if kind == 'TimmPyramid' else 'arch'
-    backbone = {'type': f'mambaout_mm.{kind}', key: variant}
+    if '=' in variant:
+        backbone = dict(type=full, **_arguments(name, variant))
+    else:
+        backbone = {'type': full, 'model_name' if kind == 'TimmPyramid' else 'arch': variant}
     same = [entry for entry in ENTRIES if entry.backbone == backbone]
     mixer = {'MambaOut': 'Conv', 'VMamba': 'Conv+SSM'}.get(kind, '')
-    return same or [Entry(name, mixer, backbone)]
+    return same or [Entry(name, mixer, backbone, scope=scope)]
+
+
+def _arguments(name: str, text: str) -> dict[str, Any]:
+    """'depth=50, out_indices=(1, 2)' as a dict."""
+    try:
+        call = ast.parse(f'dict({text})', mode='eval').body
+        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f'the arguments of {name!r} are no Python literals: {error}') from error
 
 
 def _from_config(path: Path) -> Entry:
     try:
         cfg = Config.fromfile(path)
         backbone = cfg.model.backbone.to_dict()
-    except FileNotFoundError as error:
-        raise UserError(f'there is no config {str(path)!r}') from error
+    except (FileNotFoundError, SyntaxError) as error:
+        raise UserError(f'{str(path)!r} cannot be read as a config: {error}') from error
     except AttributeError as error:
         raise UserError(f'{str(path)!r} has no model.backbone to compare') from error
     backbone.pop('init_cfg', None)
-    return Entry(path.stem, '', backbone, scope=cfg.get('default_scope', 'mmengine'))
+    scope = cfg.get('default_scope', 'mmengine')
+    return Entry(path.stem, '', backbone, scope=scope, path=str(path))
 
 
 def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
-    """The backbone with random weights, or those of a checkpoint, without drop path, in eval mode.
+    """The backbone with random weights, or those of a checkpoint, in eval mode.
 
-    The same weights at every call.
+    The same weights at every call. Without drop path, which would make results random, and without
+    frozen stages, which cost less in training.
 
     Args:
         entry (Entry): Which.
@@ -188,8 +217,9 @@ def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
     """
     init_default_scope(entry.scope)
     cfg = copy.deepcopy(entry.backbone)
-    if 'drop_path_rate' in cfg:
-        cfg['drop_path_rate'] = 0.0
+    for name, off in (('drop_path_rate', 0.0), ('frozen_stages', -1)):
+        if name in cfg:
+            cfg[name] = off
     if checkpoint:
         cfg['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint)
     torch.manual_seed(0)
@@ -197,6 +227,11 @@ def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
         model = MODELS.build(cfg)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f'{entry.name} cannot be built: {error}') from error
+    if checkpoint and not isinstance(model, PyramidBackbone):
+        raise UserError(
+            f'{entry.name} takes no checkpoint: only backbones of this project refuse one that '
+            'does not fit, others would stay random in silence'
+        )
     if checkpoint:
         model.init_weights()
     model.eval()  # whose result mmdet's ResNet does not return
@@ -212,9 +247,11 @@ def maps_of(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(x.shape[1] for x in outs), tuple(128 // x.shape[-1] for x in outs)
 
 
-def stage_of(stride: int) -> int:
-    """The number that a pyramid's stage of this stride has: 1 for 4, 4 for 32."""
-    return round(math.log2(stride)) - 1
+def stages_of(strides: tuple[int, ...]) -> list[int]:
+    """Numbers of stages: those of a pyramid, 1 for stride 4 to 4 for 32; else from 1 on."""
+    numbers = [PYRAMID.index(stride) + 1 if stride in PYRAMID else 0 for stride in strides]
+    in_order = 0 not in numbers and len(set(numbers)) == len(numbers)
+    return numbers if in_order else list(range(1, len(strides) + 1))
 
 
 def whole_config(name: str, channels: tuple[int, ...]) -> Config:
@@ -225,10 +262,8 @@ def whole_config(name: str, channels: tuple[int, ...]) -> Config:
         channels (tuple[int, ...]): Of the four maps, strides 4 to 32.
 
     Raises:
-        UserError: If there are not four maps, or the configs are not installed.
+        UserError: If the configs are not installed.
     """
-    if len(channels) != 4:
-        raise UserError(f'{name} takes four maps, the backbone gives {len(channels)}')
     if CONFIGS is None:
         raise UserError('the configs are not installed beside mambaout_mm; install the package')
     cfg = Config.fromfile(CONFIGS / WHOLE_MODELS[name][0])

@@ -12,6 +12,7 @@ from .api import Comparison, run_comparison
 from .cost import check_costs
 from .pictures import draw_pictures
 from .published import published_results
+from .records import COLUMNS
 from .report import write_report
 from .report.summary import summary
 from .report.tables import (
@@ -61,9 +62,10 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
     if found.reused:
         console.print(
             f'{found.reused} results were there from an earlier run: delete '
-            f'{out / "results.jsonl"} to start anew'
+            f'{out / "results.jsonl"} to start anew',
+            markup=False,
         )
-    console.print(f'written: {", ".join(str(path) for path in files)}', soft_wrap=True)
+    console.print(f'written: {", ".join(map(str, files))}', markup=False, soft_wrap=True)
     if not check:
         return False
     wrong = check_costs(found.frame)
@@ -79,7 +81,7 @@ def write_files(found: Comparison, out: Path) -> list[Path]:
     published = published_results()
     names = {entry.name: entry.published for entry in found.entries}
     out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / 'table.csv', found.frame.to_dict('records'))
+    write_csv(out / 'table.csv', found.frame.to_dict('records'), COLUMNS)
     write_text(out / 'table.md', markdown_page(found))
     write_report(out / 'report.html', found.frame, published, found.erf, found.machine, names)
     place = found.machine

@@ -11,7 +11,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from .catalogue import WHOLE_MODELS, Entry, build_backbone, maps_of, whole_config
+from .catalogue import PYRAMID, WHOLE_MODELS, Entry, build_backbone, maps_of, whole_config
 from .complexity import build_model, count_by_operator, prepare_for_counting
 from .records import NAN, Record
 
@@ -63,7 +63,9 @@ def cost_records(
         **common, quantity='params', value=params / 1e6, unit='M', note='with its output norms'
     )
     own = {}
-    whole_sizes = [size for _, size in WHOLE_MODELS.values()] if entry.dense else []
+    channels, strides = maps_of(backbone)
+    fits = strides == PYRAMID
+    whole_sizes = [size for _, size in WHOLE_MODELS.values()] if fits else []
     for size in dict.fromkeys((*sizes, *whole_sizes)):
         own[size] = _count(backbone, size, params)
     for size in sizes:
@@ -75,9 +77,8 @@ def cost_records(
             unit='G',
             size=_text(size),
         )
-    channels, _ = maps_of(backbone)
     for model, (_, size) in WHOLE_MODELS.items():
-        if not entry.dense:
+        if not fits:
             for quantity, unit in (('params', 'M'), ('MACs', 'G')):
                 yield Record(
                     **common,
@@ -86,7 +87,7 @@ def cost_records(
                     unit=unit,
                     size=_text(size) if quantity == 'MACs' else '',
                     value=NAN,
-                    note='not computed: its one map is no pyramid',
+                    note=f'not computed: maps at strides {strides}, not {PYRAMID}',
                 )
             continue
         count = own[size] + count_heads(model, channels)
@@ -145,7 +146,7 @@ class RandomMaps(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(
             torch.randn(x.shape[0], c, math.ceil(x.shape[2] / s), math.ceil(x.shape[3] / s))
-            for c, s in zip(self.channels, (4, 8, 16, 32), strict=True)
+            for c, s in zip(self.channels, PYRAMID, strict=True)
         )
 
 
@@ -167,7 +168,7 @@ def _beside(value: float, printed: float | None, row: dict) -> dict:
         published=printed,
         difference=100 * (value / printed - 1),
         source=row['source'],
-        note=row['caveat'],
+        note=row['note'],
     )
 
 
@@ -197,6 +198,8 @@ def check_costs(frame: pd.DataFrame) -> list[str]:
             index=False, name=None
         )
     )
+    if rows.empty:
+        wrong.append('nothing to check: no cost of these backbones in a whole model is published')
     for row in rows.to_dict('records'):
         strict = row['backbone'].startswith('MambaOut')
         replaced = row['quantity'] == 'MACs' and (row['backbone'], row['model']) in as_in_paper

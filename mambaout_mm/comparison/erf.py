@@ -13,7 +13,7 @@ from timm.layers import LayerScale, LayerScale2d
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
-from .catalogue import Entry, build_backbone, maps_of, stage_of
+from .catalogue import Entry, build_backbone, maps_of, stages_of
 from .records import Record
 
 SHARES = (50, 95)
@@ -58,6 +58,7 @@ def erf_maps(
     model = build_backbone(entry, checkpoint)
     if not checkpoint:
         open_layer_scales(model)
+    stages = stages_of(maps_of(model)[1])
     model = model.to(device).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(images, 3, side, side, generator=generator)
@@ -78,12 +79,12 @@ def erf_maps(
     return [
         ErfMap(
             entry.name,
-            stage_of(stride),
+            stage,
             f'{side}x{side}',
             checkpoint or 'random',
             (total / total.max()).cpu().numpy(),
         )
-        for total, stride in zip(totals, maps_of(model)[1], strict=True)
+        for total, stage in zip(totals, stages, strict=True)
     ]
 
 

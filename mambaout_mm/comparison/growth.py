@@ -1,9 +1,11 @@
 """Time and memory as the image grows, and the exponent of their growth."""
 
-import gc
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,13 @@ from mambaout_mm.ops.modes import references
 
 from .catalogue import Entry
 from .records import NAN, Record
-from .timing import bytes_kept, memory_free, peak_increase, spread_of, take_turns
+from .timing import (
+    bytes_kept,
+    memory_free,
+    peak_increase,
+    spread_of,
+    take_turns,
+)
 
 WHATS = ('forward', 'forward+backward')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
@@ -74,7 +82,7 @@ class Series:
     def __init__(self, entry: Entry, model: nn.Module, ended: str = '') -> None:
         self.entry = entry
         self.model = model
-        self.tokens: list[float] = []
+        self.tokens: list[int] = []
         self.seconds: list[float] = []
         self.peaks: list[float] = []
         self.ended = ended
@@ -115,39 +123,70 @@ class Series:
         if not values:
             return 0.0
         growth = 1.0
-        if len(values) > 1 and values[-2] > 0:
+        if len(values) > 1 and values[-2] > 0 and self.tokens[-1] > self.tokens[-2]:
             ratio = math.log(self.tokens[-1] / self.tokens[-2])
             growth = max(1.0, math.log(max(values[-1] / values[-2], 1.0)) / ratio)
         return values[-1] * (tokens / self.tokens[-1]) ** growth
 
 
-def parity_error(model: nn.Module, device: str) -> float:
-    """How far a network is from itself with every operator run by its definition in float64.
+def check_parity(model: nn.Module, device: str, dtype: str) -> str:
+    """Compare a network with itself run by its operators' definitions in float64.
+
+    Maps, and the gradients with respect to the image and every parameter, with weights large enough
+    for every block to count. In bfloat16 the allowed error is twice that of the definitions in
+    bfloat16.
 
     Args:
         model (nn.Module): In eval mode.
         device (str): Where the fast operators run.
+        dtype (str): In which they do: of ``DTYPES``.
 
     Returns:
-        float: The largest difference of a map, or of the gradient with respect to the image or a
-        parameter, over the largest value of each.
+        str: What is wrong; '' if they agree.
     """
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, 64, 96, generator=generator)
+    model = copy.deepcopy(model)
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    image = torch.randn(1, 3, 64, 96)
     with references():
-        exact = _maps_and_gradients(model.double().cpu(), image.double())
-    # TF32, which convolutions on CUDA use otherwise, rounds at 1e-3.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        fast = _maps_and_gradients(model.float().to(device), image.to(device))
+        exact = _maps_and_gradients(model.double().cpu(), image.double(), 'fp32')
+    model.float().to(device)
+    allowed = PARITY
+    if dtype == 'bf16':
+        with references():
+            plain = _maps_and_gradients(model, image.to(device), dtype)
+        allowed += 2 * _largest_error(plain, exact)
+    error = _largest_error(_maps_and_gradients(model, image.to(device), dtype), exact)
+    if error <= allowed:
+        return ''
+    return f'failed: its operators are off by {error:.1e} from their definitions'
+
+
+def _largest_error(found: list[Tensor], exact: list[Tensor]) -> float:
+    """Of all tensors, each against its largest value."""
     return max(
         float((a.cpu() - b).abs().max() / b.abs().max().clamp_min(1e-12))
-        for a, b in zip(fast, exact, strict=True)
+        for a, b in zip(found, exact, strict=True)
     )
 
 
-def _maps_and_gradients(model: nn.Module, image: Tensor) -> list[Tensor]:
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Have CUDA compute float32 in float32: by default convolutions round to TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _maps_and_gradients(model: nn.Module, image: Tensor, dtype: str) -> list[Tensor]:
     image = image.requires_grad_()
-    outs = model(image)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=dtype == 'bf16'):
+        outs = model(image)
     generator = torch.Generator().manual_seed(1)
     # Ones would not do: what flows through a LayerNorm from them is zero.
     weights = [torch.randn(x.shape, generator=generator).to(x) for x in outs]
@@ -187,18 +226,17 @@ def growth_records(
         try:
             call = one.call(image, what, dtype)
             call()  # allocates and compiles what later calls find
+            one.model.zero_grad(set_to_none=True)  # gradients are part of what a call needs
             peak = peak_increase(call, device)
             kept = None
             if what == 'forward+backward':
                 kept = bytes_kept(lambda one=one: one.forward(image, dtype), one.model)
             memory[one.entry.name] = peak, kept
             calls[one.entry.name] = call
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # of any kind: one that fails is a row, not an end
             one.ended = reason_of(error)
-            gc.collect()
-    times = take_turns(
-        calls, ROUNDS, device, warm_up=0, limit_s=max(0.0, deadline - time.perf_counter())
-    )
+        one.model.zero_grad(set_to_none=True)
+    times = _take_turns(calls, series, device, deadline)
     for one in series:
         name = one.entry.name
         if name not in times:
@@ -209,7 +247,7 @@ def growth_records(
         peak, kept = memory[name]
         one.tokens.append(tokens)
         one.seconds.append(spread.median)
-        one.peaks.append(peak or 0.0)
+        one.peaks.append(peak)
         yield _record(
             one.entry,
             'time',
@@ -229,8 +267,8 @@ def growth_records(
             what,
             dtype,
             size,
-            value=NAN if peak is None else peak / 1e6,
-            note='not measured: this system does not tell' if peak is None else 'beside weights',
+            value=peak / 1e6,
+            note="by PyTorch's count, beside weights and image",
         )
         if kept is not None:
             yield _record(
@@ -242,6 +280,36 @@ def growth_records(
                 size,
                 value=kept / 1e6,
             )
+
+
+def _take_turns(
+    calls: dict[str, Callable[[], object]], series: list[Series], device: str, deadline: float
+) -> dict[str, list[float]]:
+    """:func:`.timing.take_turns` without those that fail, whose series end."""
+    running = ''
+    by_name = {one.entry.name: one for one in series}
+
+    def noted(name: str) -> None:
+        nonlocal running
+        running = name
+        calls[name]()
+
+    while True:
+        limit = max(0.0, deadline - time.perf_counter())
+        try:
+            return take_turns(
+                {name: partial(noted, name) for name in calls},
+                ROUNDS,
+                device,
+                warm_up=0,
+                limit_s=limit,
+                # So that one's gradients are not in another's memory.
+                after=lambda name: by_name[name].model.zero_grad(set_to_none=True),
+            )
+        except Exception as error:  # as above
+            del calls[running]
+            by_name[running].ended = reason_of(error)
+            by_name[running].model.zero_grad(set_to_none=True)
 
 
 def _within_limits(
@@ -322,5 +390,8 @@ def exponent_record(one: Series, what: str, dtype: str) -> Record:
         value=fit.exponent,
         low=fit.exponent - fit.error,
         high=fit.exponent + fit.error,
-        note=f'fitted to the {fit.points} largest sizes; plus and minus one standard error',
+        note=(
+            f'fitted to {fit.points} sizes, {one.tokens[-fit.points]} to {one.tokens[-1]} tokens; '
+            'plus and minus one standard error'
+        ),
     )

@@ -4,7 +4,7 @@
 everything made of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +21,8 @@ RECIPES = {
         segmentation='mixed precision, 4 x 4 images, lr 1e-4',
     ),
     'VMamba': dict(
-        detection='FP32, 8 x 2 images',
-        segmentation='FP32, 8 x 2 images, lr 6e-5',
+        detection='FP32, 8 x 2 images; some rows are of the best epoch',
+        segmentation='FP32, 8 x 2 images, lr 6e-5; some rows are of the best epoch',
         classification='averaged weights',
     ),
     'LocalVMamba': dict(
@@ -38,6 +38,7 @@ RECIPES = {
         segmentation='FP32, batch 32, lr 1e-4 or 2e-4',
     ),
 }
+SCAN = "its MACs add the scan's floating-point operations"
 # Column of the csv, quantity of a record, unit.
 ACCURACIES = (
     ('ap_box', 'box AP', '%'),
@@ -57,13 +58,16 @@ def published_results() -> pd.DataFrame:
         ``schedule``, ``backbone``, ``mixer``, ``params_m`` (1e6), ``macs_g`` (1e9), ``input``
         ('800x1280'), the accuracies in percent (``ap_box``, ``ap_box50``, ``ap_box75``,
         ``ap_mask``, ``ap_mask50``, ``ap_mask75``, ``miou_ss``, ``miou_ms``, ``top1``; NaN where a
-        row has none), ``source`` and ``caveat`` ('' or what to keep in mind).
+        row has none), ``source``, ``note`` ('' or what is wrong with the row itself) and ``caveat``
+        (that, and what sets its recipe apart).
     """
     rows = pd.read_csv(CSV, keep_default_na=True)
     rows = rows.fillna({'input': '', 'note': ''})
     recipe = map(recipe_of, rows['backbone'], rows['task'])
+    scans = rows['mixer'].str.contains('SSM') & rows['macs_g'].notna()
+    scan = scans.map({True: SCAN, False: ''})
     rows['caveat'] = [
-        '; '.join(filter(None, pair)) for pair in zip(rows.pop('note'), recipe, strict=True)
+        '; '.join(filter(None, parts)) for parts in zip(rows['note'], recipe, scan, strict=True)
     ]
     return rows
 
@@ -74,15 +78,24 @@ def recipe_of(backbone: str, task: str) -> str:
     return family.get(task, '')
 
 
-def published_records(rows: pd.DataFrame) -> Iterator[Record]:
-    """A record for each accuracy that a row prints, and for its cost."""
+def published_records(rows: pd.DataFrame, names: Mapping[str, str]) -> Iterator[Record]:
+    """A record for each accuracy that a row prints, and for its cost.
+
+    Args:
+        rows (pd.DataFrame): Of :func:`published_results`.
+        names (Mapping[str, str]): From printed names to this project's, where they differ:
+            MambaOut's tables call VMamba's first release "VMamba", others its second.
+    """
     for row in rows.to_dict('records'):
+        printed = row['backbone']
+        name = names.get(printed, printed)
+        note = '' if name == printed else f'printed as {printed}'
         for column, quantity, unit in (*ACCURACIES, *COSTS):
             if pd.isna(row[column]):
                 continue
             yield Record(
                 section='published',
-                backbone=row['backbone'],
+                backbone=name,
                 mixer=row['mixer'],
                 model=row['method'],
                 quantity=quantity,
@@ -92,7 +105,7 @@ def published_records(rows: pd.DataFrame) -> Iterator[Record]:
                 unit=unit,
                 origin='published',
                 source=row['source'],
-                note=row['caveat'],
+                note='; '.join(filter(None, (note, row['caveat']))),
             )
 
 

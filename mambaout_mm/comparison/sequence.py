@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mambaout_mm.backbones import MambaOut, TimmPyramid, VMamba
 from mambaout_mm.backbones.vmamba import SS2D
 
-from .catalogue import Entry, PlainViT, build_backbone, maps_of, stage_of
+from .catalogue import Entry, PlainViT, build_backbone, maps_of, stages_of
 from .cost import SIZES
 from .records import NAN, Record
 
@@ -41,8 +41,9 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
     backbone = build_backbone(entry)
     channels, strides = maps_of(backbone)
     common = dict(section='sequence', backbone=entry.name, mixer=entry.mixer, origin='computed')
-    for dim, stride in zip(channels, strides, strict=True):
-        stage = dict(setting=f'stage {stage_of(stride)}')
+    stages = stages_of(strides)
+    for dim, stride, number in zip(channels, strides, stages, strict=True):
+        stage = dict(setting=f'stage {number}')
         for height, width in sizes:
             tokens = math.ceil(height / stride) * math.ceil(width / stride)
             size = f'{height}x{width}'
@@ -52,15 +53,16 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
         side = stride * math.sqrt(6 * dim)
         yield Record(**common, **stage, quantity='attention overtakes at', value=side, unit='px')
     fields = receptive_fields(backbone)
-    for i, stride in enumerate(strides):
+    for number in stages:
         value, note = NAN, 'not computed: known for MambaOut, VMamba, ConvNeXt, Swin and ViT only'
         if fields is not None:
-            value, note = fields[i], 'the whole image' if math.isinf(fields[i]) else ''
+            value = fields[number]
+            note = 'the whole image' if math.isinf(value) else ''
         if note == '' and any(isinstance(m, SwinTransformerBlock) for m in backbone.modules()):
             note = 'at most: how windows of different stages meet depends on the place'
         yield Record(
             **common | dict(section='receptive field'),
-            setting=f'stage {stage_of(stride)}',
+            setting=f'stage {number}',
             quantity='theoretical receptive field',
             value=value,
             unit='px',
@@ -68,7 +70,7 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
         )
 
 
-def receptive_fields(model: nn.Module) -> list[float] | None:
+def receptive_fields(model: nn.Module) -> dict[int, float] | None:
     """Side in pixels of what can reach one output of each stage.
 
     From kernels and strides along the network: a k x k convolution on a map of stride s adds
@@ -80,14 +82,13 @@ def receptive_fields(model: nn.Module) -> list[float] | None:
             is not known here.
 
     Returns:
-        list[float] | None: For each stage; None for other models.
+        dict[int, float] | None: By the number of the stage, from 1; None for other models.
     """
-    if not isinstance(model, MambaOut | VMamba | PlainViT):
-        known = isinstance(model, TimmPyramid) and model.model_name.startswith(
-            ('convnext', 'swin_')
-        )
-        if not known:
-            return None
+    if not isinstance(model, MambaOut | VMamba | PlainViT) and not (
+        # Not ConvNeXt V2, whose response norm looks at the whole map.
+        isinstance(model, TimmPyramid) and model.model_name.startswith(('convnext_', 'swin_'))
+    ):
+        return None
     field = 1.0
 
     def widen(module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
@@ -110,17 +111,17 @@ def receptive_fields(model: nn.Module) -> list[float] | None:
         for module in model.modules()
         if isinstance(module, (*WINDOWED, *GLOBAL, SwinTransformerBlock))
     ]
-    fields = []
+    fields = {}
     image = torch.zeros(1, 3, SIDE, SIDE)
     try:
         with torch.no_grad():
             if isinstance(model, PlainViT):
                 model(image)
-                return [field]
+                return {3: field}  # its stride is that of a pyramid's third stage
             x = image
             for i in range(model.num_stages):
                 x = model.forward_stage(i, x)
-                fields.append(field)
+                fields[i + 1] = field
     finally:
         for hook in hooks:
             hook.remove()

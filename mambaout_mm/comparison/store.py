@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class Store:
 
     Attributes:
         reused (int): How many results were there already.
+        oldest (str): When the oldest of those was made, as in '2026-11-21'; '' if there are none.
 
     Raises:
         UserError: If a line of the file cannot be read. The last one may be cut off: that result is
@@ -28,6 +30,8 @@ class Store:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.reused = 0
+        self.oldest = ''
+        self._dates: dict[str, str] = {}
         self._known: dict[str, list[Record]] = {}
         if path is None or not path.exists():
             return
@@ -37,6 +41,7 @@ class Store:
             try:
                 result = json.loads(line)
                 self._known[result['key']] = [Record(**fields) for fields in result['records']]
+                self._dates[result['key']] = result['date']
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise UserError(
                     f'line {number} of {str(path)!r} is no result of this version ({error}); '
@@ -49,9 +54,11 @@ class Store:
 
     def get(self, **made_of: Any) -> list[Record] | None:
         """The records that were put under the same description; None if there are none."""
-        records = self._known.get(_key(made_of))
-        self.reused += records is not None
-        return records
+        key = _key(made_of)
+        if key in self._dates:
+            self.reused += 1
+            self.oldest = min(filter(None, (self.oldest, self._dates[key])))
+        return self._known.get(key)
 
     def put(self, records: list[Record], **made_of: Any) -> None:
         """Keep records under a description of what they depend on: backbone, size, machine."""
@@ -60,7 +67,13 @@ class Store:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(dict(key=key, records=[record._asdict() for record in records]))
+        line = json.dumps(
+            dict(
+                key=key,
+                date=time.strftime('%Y-%m-%d'),
+                records=[record._asdict() for record in records],
+            )
+        )
         with self.path.open('a') as file:
             file.write(line + '\n')
             file.flush()

@@ -1,8 +1,8 @@
 """Measuring: turns in one process, medians with their spread, memory, and what a machine can do."""
 
-import ctypes
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 
 class Spread(NamedTuple):
@@ -49,6 +50,7 @@ def take_turns(
     device: str,
     warm_up: int = 1,
     limit_s: float = float('inf'),
+    after: Callable[[str], object] = lambda name: None,
 ) -> dict[str, list[float]]:
     """Seconds of each call in each round; every round makes every call once.
 
@@ -59,6 +61,7 @@ def take_turns(
         warm_up (int): Rounds before those. Defaults to 1.
         limit_s (float): No round starts after this many seconds, but for the first three.
             Defaults to infinity.
+        after (Callable): Called with the name after each call, untimed. Defaults to nothing.
 
     Returns:
         dict[str, list[float]]: As many seconds for each name as there were rounds.
@@ -70,6 +73,7 @@ def take_turns(
             break
         for name, call in calls.items():
             seconds = seconds_of(call, device)
+            after(name)
             if done >= 0:
                 times[name].append(seconds)
     return times
@@ -84,46 +88,39 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def peak_increase(call: Callable[[], object], device: str) -> int | None:
-    """Bytes that a call needs at once beyond what is in use before it.
-
-    On CUDA as PyTorch's allocator counts them; on Linux' CPUs by the peak of the process's resident
-    memory, which includes what libraries allocate. None where the system does not tell.
-    """
+def peak_increase(call: Callable[[], object], device: str) -> int:
+    """Bytes that PyTorch allocates for a call at once, beyond what is in use before it."""
     if device == 'cuda':
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         return peak_bytes(call) - before
-    status, reset = Path('/proc/self/status'), Path('/proc/self/clear_refs')
-    try:
-        # Free memory that the C library holds would be taken again without showing.
-        ctypes.CDLL(None).malloc_trim(0)
-        reset.write_text('5')  # sets the peak to the present (proc(5))
-        before = _resident_kb(status)['VmRSS']
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # or it prints two lines for each profile
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-        return 1024 * max(0, _resident_kb(status)['VmHWM'] - before)
-    except (OSError, AttributeError, KeyError):
-        return None
-
-
-def _resident_kb(status: Path) -> dict[str, int]:
-    lines = (line.split() for line in status.read_text().splitlines())
-    return {words[0].rstrip(':'): int(words[1]) for words in lines if words[-1] == 'kB'}
+    in_use = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == '[memory]':
+            in_use += event.nbytes()
+            peak = max(peak, in_use)
+    return peak
 
 
 def memory_free(device: str) -> int | None:
     """Bytes that can still be allocated; None where the system does not tell."""
     if device == 'cuda':
-        return torch.cuda.mem_get_info()[0]
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + cached
     limits = []
     meminfo = Path('/proc/meminfo')
     if meminfo.exists():
-        limits.append(1024 * _resident_kb(meminfo)['MemAvailable'])
+        available = re.search(r'^MemAvailable: +(\d+) kB$', meminfo.read_text(), re.M)
+        limits += [1024 * int(available[1])] if available else []
     group = Path('/sys/fs/cgroup')  # of a container
     with suppress(OSError, ValueError):  # no such group, or 'max': no limit
-        limits.append(
-            int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text())
-        )
+        # Cached files count as used there, and make room where it is needed.
+        cached = re.search(r'^inactive_file (\d+)$', (group / 'memory.stat').read_text(), re.M)
+        used = int((group / 'memory.current').read_text()) - int(cached[1] if cached else 0)
+        limits.append(int((group / 'memory.max').read_text()) - used)
     return min(limits, default=None)
 
 
@@ -146,7 +143,8 @@ def bytes_kept(call: Callable[[], object], model: nn.Module) -> int:
         storage = x.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage  # held, so that no address comes twice
-        return x
+        # An output that its own node saves would keep the graph alive for ever.
+        return x.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         call()

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +16,12 @@ from .catalogue import CONTROL, Entry, build_backbone
 from .cost import cost_records
 from .erf import ErfMap, erf_maps, erf_records
 from .growth import (
-    PARITY,
-    TIME_LIMIT,
     Series,
+    check_parity,
     exponent_record,
     growth_records,
-    parity_error,
     reason_of,
+    whole_float32,
 )
 from .published import published_results
 from .records import NAN, Record
@@ -46,7 +46,9 @@ class Work:
         folder (Path, optional): For the maps of that; None keeps none.
         store (Store): For everything else.
         place (dict): Machine and versions, on which measurements depend.
-        progress (Callable): Told what is being done and the share of the work behind it.
+        code (str): A digest of this package and the versions of others: results of another code
+            are not taken up.
+        progress (Callable): Told what is being done and the share of its section that is over.
         maps (list[ErfMap]): Filled by :meth:`erf`.
     """
 
@@ -60,6 +62,7 @@ class Work:
     folder: Path | None
     store: Store
     place: dict[str, Any]
+    code: str
     progress: Callable[[str, float], object]
     maps: list[ErfMap] = field(default_factory=list)
 
@@ -74,7 +77,6 @@ class Work:
             'cost',
             self.with_control,
             lambda entry: list(cost_records(entry, published)),
-            version=self.place['mambaout_mm'],
         )
 
     def sequence(self) -> list[Record]:
@@ -83,7 +85,6 @@ class Work:
             'sequence',
             self.with_control,
             lambda entry: list(sequence_records(entry)),
-            version=self.place['mambaout_mm'],
         )
 
     def erf(self) -> list[Record]:
@@ -124,6 +125,7 @@ class Work:
             key = dict(
                 section=section,
                 entry=entry._asdict(),
+                code=self.code,
                 weights=self._weights_of(entry) if section == 'receptive field' else None,
                 **depends_on,
             )
@@ -140,6 +142,10 @@ class Work:
 
     def growth(self) -> list[Record]:
         """Time and memory at each size."""
+        with whole_float32():
+            return self._growth()
+
+    def _growth(self) -> list[Record]:
         networks = self._networks()
         growing = {
             what: [Series(entry, model, wrong) for entry, model, wrong in networks]
@@ -163,9 +169,8 @@ class Work:
             model, wrong = nn.Identity(), ''
             try:
                 model = build_backbone(entry)
-                error = parity_error(model, self.device)
-                if not error <= PARITY:
-                    wrong = f'failed: its operators are off by {error:.1e} from their definitions'
+                wrong = check_parity(model, self.device, self.dtype)
+                model = model.to(self.device)
             except Exception as error:  # one that fails is a row, not an end
                 wrong = reason_of(error)
             networks.append((entry, model, wrong))
@@ -175,6 +180,7 @@ class Work:
         key = dict(
             section='growth',
             entries=[one.entry._asdict() for one in series],
+            code=self.code,
             size=size,
             what=what,
             dtype=self.dtype,
@@ -187,8 +193,8 @@ class Work:
             return records
         left = self.deadline - time.perf_counter()
         records = list(growth_records(series, size, what, self.dtype, self.device, left))
-        # With more time, more can be measured.
-        if all(record.note != TIME_LIMIT for record in records):
+        # What is missing may be had with more time, or memory that others use now.
+        if not any(math.isnan(record.value) for record in records):
             self.store.put(records, **key)
         return records
 
@@ -204,7 +210,7 @@ class Work:
 
     def _maps_of(self, entry: Entry) -> Path:
         name = ''.join(c if c.isalnum() or c in '-.' else '_' for c in entry.name)
-        made_of = [entry, self._weights_of(entry), ERF_SIDE, ERF_IMAGES, self.place]
+        made_of = [entry, self._weights_of(entry), ERF_SIDE, ERF_IMAGES, self.place, self.code]
         digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
         return (self.folder or Path()) / 'erf' / f'{name}-{digest}.npz'
 

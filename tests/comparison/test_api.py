@@ -19,7 +19,7 @@ from mambaout_mm.comparison.records import COLUMNS
 from mambaout_mm.errors import UserError
 
 NAMES = ['MambaOut-Femto', 'TimmPyramid:convnext_atto']
-CONTROL = Entry('ViT', 'Attn', dict(type=PlainViT, model_name='vit_tiny_patch16_224'), dense=False)
+CONTROL = Entry('ViT', 'Attn', dict(type=PlainViT, model_name='vit_tiny_patch16_224'))
 SIZES = [(side, side) for side in (32, 64, 96, 128)]
 
 
@@ -116,6 +116,7 @@ def test_a_backbone_that_fails_is_a_row_and_not_an_end():
     ('arguments', 'message'),
     [
         (dict(dtype='fp8'), "'fp8' is no dtype here; there are fp32, bf16"),
+        (dict(device='cuda:1'), "'cuda:1' is no device here; there are cpu, cuda"),
         (dict(only=['speed']), "'speed' is no section here; there are cost, sequence"),
         (dict(checkpoints={'Swin-S': 'a.pth'}), "'Swin-S' is no backbone with a checkpoint here"),
     ],
@@ -180,6 +181,8 @@ def test_the_check_fails_where_costs_are_not_the_published_ones(run_tool, tmp_pa
         (['--checkpoints', 'a.pth'], "'a.pth' is no BACKBONE=CHECKPOINT"),
         (['--only', 'speed'], "'speed' is no section here"),
         (['--runs', 'no/such/folder'], "'no/such/folder'"),
+        (['--runs', 'a', '--only', 'cost'], 'the section runs is not among those asked for'),
+        (['--only', 'runs'], 'no runs are given'),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(arguments, message, run_tool, tmp_path):

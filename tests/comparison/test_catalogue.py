@@ -14,6 +14,7 @@ from mambaout_mm.comparison.catalogue import (
     build_backbone,
     entries_of,
     maps_of,
+    stages_of,
     whole_config,
 )
 from mambaout_mm.comparison.published import published_results
@@ -47,6 +48,7 @@ def test_all_holds_every_size_of_the_papers_families():
         (['VMamba:small_s1l20'], ['VMamba:small_s1l20']),
         (['VMamba:tiny_s1l8'], ['VMamba-T']),
         (['TimmPyramid:resnet18'], ['TimmPyramid:resnet18']),
+        (['mmdet.ResNet:depth=18'], ['mmdet.ResNet:depth=18']),
         (
             [str(ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py')],
             ['maskrcnn_mambaout_femto'],
@@ -62,7 +64,8 @@ def test_names_in_every_form(names, found):
     [
         (['MambaOut-X'], "'MambaOut-X' is no backbone to compare; did you mean"),
         (['Nothing:small'], "'Nothing:small' is no backbone to compare"),
-        (['no_such.py'], "there is no config 'no_such.py'"),
+        (['no_such.py'], "'no_such.py' cannot be read as a config"),
+        (['mmdet.ResNet:depth=50 50'], "the arguments of 'mmdet.ResNet:depth=50 50' are no Python"),
         (['tiny', 'MambaOut-T'], 'MambaOut-T is there twice'),
     ],
 )
@@ -94,9 +97,35 @@ def test_building_twice_gives_the_same_weights_and_no_drop_path():
 
 
 def test_maps_of_a_backbone_that_does_not_say():
-    backbone = dict(type='mmdet.ResNet', depth=18)
-    model = build_backbone(Entry('r', '', backbone, scope='mmdet'))
+    (entry,) = entries_of(['mmdet.ResNet:depth=18, frozen_stages=1'])
+    model = build_backbone(entry)
     assert maps_of(model) == ((64, 128, 256, 512), (4, 8, 16, 32))
+    model.train()
+    assert all(p.requires_grad for p in model.parameters())  # none is frozen
+    with pytest.raises(UserError, match='takes no checkpoint'):
+        build_backbone(entry, 'weights.pth')
+
+
+def test_configs_of_the_same_name_are_told_apart(tmp_path):
+    paths = [tmp_path / folder / 'mine.py' for folder in 'ab']
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("model = dict(backbone=dict(type='mambaout_mm.MambaOut', arch='femto'))\n")
+    names = [entry.name for entry in entries_of(list(map(str, paths)))]
+    assert names == [str(path.with_suffix('')) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ('strides', 'stages'),
+    [
+        ((4, 8, 16, 32), [1, 2, 3, 4]),
+        ((8, 16, 32), [2, 3, 4]),
+        ((16,), [3]),
+        ((4, 8, 8, 8), [1, 2, 3, 4]),
+    ],
+)
+def test_stages_are_those_of_the_strides(strides, stages):
+    assert stages_of(strides) == stages
 
 
 def test_the_control_is_one_map_at_stride_16_for_any_image():
@@ -111,5 +140,3 @@ def test_heads_take_the_widths_of_the_maps():
     cfg = whole_config('UperNet', (8, 16, 24, 32))
     assert cfg.model.decode_head.in_channels == [8, 16, 24, 32]
     assert cfg.model.auxiliary_head.in_channels == 24
-    with pytest.raises(UserError, match='Mask R-CNN takes four maps, the backbone gives 1'):
-        whole_config('Mask R-CNN', (384,))

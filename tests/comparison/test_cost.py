@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from mambaout_mm.comparison.catalogue import WHOLE_MODELS, Entry, build_backbone, whole_config
+from mambaout_mm.comparison import cost
+from mambaout_mm.comparison.catalogue import (
+    ENTRIES,
+    WHOLE_MODELS,
+    Entry,
+    build_backbone,
+    whole_config,
+)
 from mambaout_mm.comparison.complexity import model_complexity
 from mambaout_mm.comparison.cost import AS_IN_PAPER, check_costs, cost_records, count_heads
 from mambaout_mm.comparison.published import PAPER, published_results
@@ -58,6 +65,31 @@ def test_what_nobody_printed_says_so(small_images):
             assert record.source == ''
 
 
+def test_every_entry_stands_beside_its_own_published_row(monkeypatch):
+    """By its parameters, for which nothing has to be run."""
+    monkeypatch.setattr(cost, 'count_by_operator', lambda model, image: {'conv': 0})
+    count_heads.cache_clear()
+    frame = to_frame(
+        record
+        for entry in ENTRIES
+        for record in cost_records(entry, published_results(), ())
+        if record.quantity == 'params'
+    )
+    assert check_costs(frame) == []
+    count_heads.cache_clear()
+    compared = frame[frame['published'].notna()]
+    assert len(compared) == 2 * (len(ENTRIES) - 2)  # all but Femto and Kobe
+
+
+def test_maps_that_the_heads_do_not_take():
+    entry = Entry('a', '', dict(FEMTO.backbone, out_indices=(1, 2, 3)))
+    records = list(cost_records(entry, published_results(), ((64, 64),)))
+    missing = [r for r in records if r.model != 'backbone']
+    assert len(missing) == 4 and all(math.isnan(r.value) for r in missing)
+    assert missing[0].note == 'not computed: maps at strides (8, 16, 32), not (4, 8, 16, 32)'
+    assert all(r.value > 0 for r in records if r.model == 'backbone')
+
+
 def row(backbone, quantity, value, published, model='UperNet'):
     return Record(
         'cost',
@@ -86,13 +118,18 @@ def row(backbone, quantity, value, published, model='UperNet'):
         ([row('VMamba-T', 'MACs', 938.0, 948)], 1),
         ([row('Swin-S', 'MACs', 359.2, 354, 'Mask R-CNN')], 0),
         ([row('Swin-S', 'MACs', 362.0, 354, 'Mask R-CNN')], 1),
-        ([row('Swin-S', 'MACs', 362.0, math.nan, 'Mask R-CNN')], 0),
         ([row('Swin-S', 'all', math.nan, math.nan)._replace(note='failed: KeyError: a')], 1),
         ([row('ViT-S/16', 'params', math.nan, math.nan)._replace(note='not computed: why')], 0),
     ],
 )
 def test_check(rows, wrong):
-    sentences = check_costs(to_frame(rows))
+    known = row('Swin-T', 'params', 48, 48)
+    sentences = check_costs(to_frame([known, *rows]))
     assert len(sentences) == wrong
     for sentence in sentences:
         assert sentence.startswith(rows[-1].backbone)
+
+
+def test_a_check_of_nothing_is_no_success():
+    (sentence,) = check_costs(to_frame([row('a', 'MACs', 362.0, math.nan, 'Mask R-CNN')]))
+    assert sentence.startswith('nothing to check')

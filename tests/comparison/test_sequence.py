@@ -72,23 +72,36 @@ def test_the_field_of_convolutions_is_the_support_of_the_gradient(build, sides):
     model = make_all_weights_count(build())
     fields = receptive_fields(model)
     for stage, side in enumerate(sides):
-        assert fields[stage] <= side, 'the image must hold the field'
-        assert support(model, stage, side) == fields[stage]
+        assert fields[stage + 1] <= side, 'the image must hold the field'
+        assert support(model, stage, side) == fields[stage + 1]
 
 
 def test_the_field_of_windows_is_a_bound():
     model = make_all_weights_count(TimmPyramid('swin_tiny_patch4_window7_224'))
     fields = receptive_fields(model)
     for stage, side in enumerate((112, 224)):
-        assert 28 <= support(model, stage, side) <= fields[stage] <= side
+        assert 28 <= support(model, stage, side) <= fields[stage + 1] <= side
 
 
 def test_a_scan_and_attention_reach_the_whole_image():
     small = VMamba(dict(**SMALL))
-    assert receptive_fields(small) == [math.inf] * 4
+    assert receptive_fields(small) == dict.fromkeys((1, 2, 3, 4), math.inf)
     assert support(small.eval(), 0, 64) == 64
     notes = [r.note for r in sequence_records(CONTROL) if r.quantity.startswith('theoretical')]
     assert notes == ['the whole image']
+
+
+def test_fields_are_those_of_the_stages_that_are_returned():
+    entry = Entry('f', 'Conv', dict(type='mambaout_mm.MambaOut', arch='femto', out_indices=(1, 3)))
+    fields = receptive_fields(MambaOut('femto'))
+    found = {
+        r.setting: r.value for r in sequence_records(entry) if r.quantity.startswith('theoretical')
+    }
+    assert found == {'stage 2': fields[2], 'stage 4': fields[4]}
+
+
+def test_a_norm_over_the_whole_map_is_not_taken_for_a_convolution():
+    assert receptive_fields(TimmPyramid('convnextv2_atto')) is None
 
 
 def test_measuring_leaves_no_hook_behind():

@@ -1,6 +1,7 @@
 """Results that survive an interruption."""
 
 import math
+import time
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_what_was_put_is_there_again(tmp_path):
     (found,) = again.get(backbone='a', size=(32, 64))
     assert math.isnan(found.value) and found.note == RECORD.note
     assert again.get(backbone='a', size=(64, 64)) is None
-    assert again.reused == 1
+    assert (again.reused, again.oldest) == (1, time.strftime('%Y-%m-%d'))
 
 
 def test_a_line_that_was_cut_off_is_made_again(tmp_path):
@@ -36,7 +37,7 @@ def test_a_line_that_was_cut_off_is_made_again(tmp_path):
 
 def test_a_broken_line_is_refused_with_its_place(tmp_path):
     path = tmp_path / 'results.jsonl'
-    path.write_text('{"key": "a", "records": []}\n{"key": 1\n{}\n')
+    path.write_text('{"key": "a", "date": "2000-01-01", "records": []}\n{"key": 1\n{}\n')
     with pytest.raises(UserError, match="line 2 of '.*results.jsonl' is no result"):
         Store(path)
 

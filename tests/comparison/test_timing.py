@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +35,33 @@ def test_kept_bytes_count_shared_memory_once_and_no_parameter():
 
     sizes = [16 * 8, 16 * 4, 16 * 4]
     assert timing.bytes_kept(call, layer) == 4 * sum(sizes)
+
+
+def test_counting_kept_bytes_keeps_nothing():
+    layer, results = nn.Linear(8, 4), []
+
+    def call():
+        y = layer(torch.rand(16, 8)).exp()  # whose node saves y
+        results.append(weakref.ref(y))
+        return y
+
+    timing.bytes_kept(call, layer)
+    gc.collect()
+    assert results[0]() is None
+
+
+def test_peak_is_what_is_allocated_at_once():
+    def call():
+        first = torch.ones(1000)
+        second = first + 1
+        del first
+        return second * 2  # 4000 bytes take the place of those of `first`
+
+    assert timing.peak_increase(call, 'cpu') == pytest.approx(2 * 4000, abs=100)
+
+
+def test_free_memory_is_that_of_a_computer():
+    assert 1e8 < timing.memory_free('cpu') < 1e14
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..growth import tokens_at
 from .tables import Row, Rows, number, percent, signed, spread
 
 # Colours of Okabe and Ito, which people of any colour vision tell apart, and a shape for each.
@@ -196,7 +197,7 @@ def _slopes(points: list[Row]) -> list[go.Scatter]:
 
 
 def _tokens(row: Row) -> int:
-    return math.prod(math.ceil(int(side) / 16) for side in row['size'].split('x'))
+    return tokens_at(*(int(side) for side in row['size'].split('x')))
 
 
 def _or_zero(value: float) -> float:

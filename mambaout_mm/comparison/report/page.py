@@ -13,6 +13,7 @@ from plotly.utils import PlotlyJSONEncoder
 
 from ..erf import ErfMap
 from ..published import gaps
+from ..tables import write_text
 from . import figures, gallery, tables
 from .summary import summary
 from .tables import DASH, ORIGINS, Rows, number
@@ -34,7 +35,6 @@ def write_report(
     erf: Sequence[ErfMap],
     machine: Mapping[str, Any],
     published_names: Mapping[str, str],
-    complete: bool = True,
 ) -> None:
     """Write the report; what was there is replaced as a whole.
 
@@ -47,15 +47,9 @@ def write_report(
         erf (Sequence[ErfMap]): Images of the gallery.
         machine (Mapping[str, Any]): Where and when it was made, in the order in which to show it.
         published_names (Mapping[str, str]): From a compared backbone's name to the one in
-            ``published``; a name that is missing or '' stands for itself.
-        complete (bool): Whether the comparison is over; if not, the report says so. Defaults to
-            True.
+            ``published``; one that is missing or '' has none.
     """
-    page = render(frame, published, erf, machine, published_names, complete)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}')
-    unfinished.write_text(page, encoding='utf-8')
-    unfinished.replace(path)
+    write_text(path, render(frame, published, erf, machine, published_names))
 
 
 def render(
@@ -64,7 +58,6 @@ def render(
     erf: Sequence[ErfMap],
     machine: Mapping[str, Any],
     published_names: Mapping[str, str],
-    complete: bool = True,
 ) -> str:
     """The page of :func:`write_report`; the same for the same arguments."""
     rows = Rows(frame)
@@ -84,7 +77,6 @@ def render(
         .render(
             absent=[title.lower() for name, title in SECTIONS.items() if name not in shown],
             bars=bars,
-            complete=complete,
             cost=tables.cost(rows),
             css=source('page.css'),
             erf=gallery.gallery(erf),

@@ -126,7 +126,7 @@ def _published_columns(
             column: str = column,
             recipe: tuple[str, str] = (method, schedule),
         ) -> Cell:
-            name = names.get(backbone) or backbone
+            name = names.get(backbone, '')
             found = own[own['backbone'] == name].to_dict('records')
             same = [row for row in found if (row['method'], row['schedule']) == recipe]
             if same:
