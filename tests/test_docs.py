@@ -45,6 +45,9 @@ def test_comparison_commands_name_what_the_tool_knows():
     assert len(commands) >= 6
     for option in re.findall(r'--[\w-]+', ' '.join(commands)):
         assert f"'{option}'" in known, option
+    assert not re.search(r'{[A-Z]+}', text), 'a place is left to be filled in'
+    for picture in re.findall(r'!\[.*?\]\((.*?)\)', text):
+        assert (ROOT / 'docs' / picture).is_file(), picture
     (names,) = re.findall(r'--backbones ([^#\n]+)', text)
     entries_of([name for name in names.split() if not name.endswith('.py')])
 
