@@ -121,10 +121,10 @@ def show(found: Comparison, console: Console) -> None:
         for number, note in enumerate(table.notes, start=1):
             console.print(f'[{number}] {note}', markup=False, highlight=False)
     for row, cell in runs(Rows(found.frame)):
-        words = (
-            f'{row["backbone"]} {row["model"]} {row["quantity"]} {row["setting"]}: {_text(cell)}'
-        )
-        console.print(f'{words} {row["note"]}', markup=False, highlight=False, soft_wrap=True)
+        what = f'{row["backbone"]}, {row["model"]}, {row["quantity"]}, {row["setting"]}'
+        number = _text(cell).replace('\n', ', ')
+        line = f'{what}: {number} ({row["note"]})'
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _heading(column: Column, between: str) -> str:

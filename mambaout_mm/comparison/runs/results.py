@@ -142,9 +142,11 @@ def _bootstrap(
     except UserError as error:
         return {}, f'no bootstrap: {error}'
     certain = drawn.low > 0 or drawn.high < 0
-    verdict = 'more than noise: the interval leaves out 0'
+    verdict = 'more than the noise of the test images: the interval leaves out 0'
     note = _joined(
-        verdict if certain else 'not more than noise: the interval contains 0',
+        verdict
+        if certain
+        else 'not more than the noise of the test images: the interval contains 0',
         f'95 % over {resamples} draws of the {len(scored[0][0].images)} test images, the sign '
         f'flips in {drawn.flips:.1%}',
         'training noise is not in it',

@@ -469,7 +469,7 @@ def test_difference_with_a_bootstrap_interval(make_run):
     assert worse.value == pytest.approx(100 * (0.8 / 1.2 - 0.9 / 1.1), abs=2)
     assert worse.low < worse.value < worse.high < 0
     assert worse.note.startswith(
-        'more than noise: the interval leaves out 0; 95 % over 100 draws of'
+        'more than the noise of the test images: the interval leaves out 0; 95 % over 100 draws of'
     )
     assert (
         'of the 20 test images, the sign flips in 0.0%; training noise is not in it' in worse.note
@@ -478,7 +478,9 @@ def test_difference_with_a_bootstrap_interval(make_run):
     assert worse.note.endswith('recipe, this / other: optimizer lr 0.01 / lr 0.1')
     same = found['d', 'difference to b + c']
     assert same.low < 0 < same.high
-    assert same.note.startswith('not more than noise: the interval contains 0')
+    assert same.note.startswith(
+        'not more than the noise of the test images: the interval contains 0'
+    )
     assert run_records([folder / name for name in 'abcd'], resamples=100)[-1] == records[-1]
 
 
