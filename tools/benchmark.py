@@ -5,23 +5,12 @@ from pathlib import Path
 
 import torch
 
+from mambaout_mm.comparison.arguments import image_size
 from mambaout_mm.comparison.speed import DTYPES, FORMS, WHATS, WHOLE_MODELS, Case
 from mambaout_mm.comparison.speed_run import run
 from mambaout_mm.errors import exit_on_user_error
 
 EAGER = ['ours', 'timm', 'timm channels_last']
-
-
-def size(text: str) -> tuple[int, int]:
-    """'512', '512x512' or '800x1280': height and width."""
-    try:
-        sides = [int(side) for side in text.split('x')]
-        height, width = sides * 2 if len(sides) == 1 else sides
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no size; write 512 or 800x1280') from None
-    if min(height, width) < 32:
-        raise argparse.ArgumentTypeError(f'{text!r} is too small; images start at 32x32')
-    return height, width
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--sizes',
         nargs='+',
-        type=size,
+        type=image_size,
         default=[(224, 224), (512, 512), (800, 1280), (512, 2048)],
         metavar='HxW',
         help='default: 224x224 512x512 800x1280 512x2048',

@@ -9,22 +9,11 @@ from pathlib import Path
 import torch
 
 from mambaout_mm.comparison.api import GROWTH_SIZES, SECTIONS
+from mambaout_mm.comparison.arguments import image_size
 from mambaout_mm.comparison.catalogue import PRESETS
 from mambaout_mm.comparison.command import run
 from mambaout_mm.comparison.growth import DTYPES
 from mambaout_mm.errors import exit_on_user_error
-
-
-def size(text: str) -> tuple[int, int]:
-    """'512', '512x512' or '800x1280': height and width."""
-    try:
-        sides = [int(side) for side in text.split('x')]
-        height, width = sides * 2 if len(sides) == 1 else sides
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no size; write 512 or 800x1280') from None
-    if min(height, width) < 32:
-        raise argparse.ArgumentTypeError(f'{text!r} is too small; images start at 32x32')
-    return height, width
 
 
 def named_checkpoint(text: str) -> tuple[str, str]:
@@ -71,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--sizes',
         nargs='+',
-        type=size,
+        type=image_size,
         default=list(GROWTH_SIZES),
         metavar='HxW',
         help='images of the growth curves (default: squares from 224 to 2048)',
