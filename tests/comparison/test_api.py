@@ -127,13 +127,10 @@ def test_arguments_that_name_nothing(arguments, message):
 
 
 def test_the_command_leaves_tables_pictures_and_a_page(run_tool, tmp_path):
-    def compare_all():
-        return run_tool(
-            'compare.py', '--out', tmp_path, '--device', 'cpu', '--backbones', *NAMES,
-            '--sizes', '32', '64', '96', '128', '--train',
-        )  # fmt: skip
-
-    code, out, err = compare_all()
+    code, out, err = run_tool(
+        'compare.py', '--out', tmp_path, '--device', 'cpu', '--backbones', *NAMES,
+        '--sizes', '32', '64', '96', '128', '--train',
+    )  # fmt: skip
     assert code == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {
         'table.csv', 'table.md', 'report.html', 'results.jsonl', 'erf',
@@ -145,7 +142,8 @@ def test_the_command_leaves_tables_pictures_and_a_page(run_tool, tmp_path):
     for name in NAMES:
         assert name in out and name in text
     check_frame(pd.read_csv(tmp_path / 'table.csv', keep_default_na=False, na_values=['nan']))
-    assert 'results were there from an earlier run' in compare_all()[1]
+    again = ('compare.py', '--out', tmp_path, '--only', 'sequence', '--backbones', *NAMES)
+    assert '3 results were there from an earlier run' in run_tool(*again)[1]
 
 
 def check_frame(frame):

@@ -20,13 +20,14 @@ from mambaout_mm.comparison.records import Record, to_frame
 FEMTO = Entry('MambaOut-Femto', 'Conv', dict(type='mambaout_mm.MambaOut', arch='femto'))
 
 
-@pytest.fixture
-def small_images(monkeypatch):
-    """Whole models are counted at sizes that take no time."""
-    for name, (path, _) in list(WHOLE_MODELS.items()):
-        monkeypatch.setitem(WHOLE_MODELS, name, (path, (64, 128)))
-    count_heads.cache_clear()
-    yield
+@pytest.fixture(scope='module')
+def small_images():
+    """Whole models are counted at sizes that take no time, and their heads once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (path, _) in list(WHOLE_MODELS.items()):
+            patch.setitem(WHOLE_MODELS, name, (path, (64, 128)))
+        count_heads.cache_clear()
+        yield
     count_heads.cache_clear()
 
 

@@ -167,9 +167,7 @@ def test_what_was_measured_is_taken_up_again():
     second[0].restore(records)
     assert (second[0].tokens, second[0].ended) == (first[0].tokens, '')
     assert second[0].seconds == pytest.approx(first[0].seconds)
-    failing, later = series(a=Net(32)), series(a=Net(32))
-    later[0].restore(list(measure(failing, 64).values()))
-    assert later[0].ended == 'out of memory'
+    assert second[0].peaks == pytest.approx(first[0].peaks)
 
 
 def test_the_exponent_of_a_series_or_why_there_is_none():
