@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test lint install
+.PHONY: demo test costs lint install
 
 demo: $(INSTALLED)
 	$(RUN) tools/train.py configs/detection/maskrcnn_mambaout_t.py --demo
@@ -14,6 +14,10 @@ demo: $(INSTALLED)
 # its tests share what they make.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+
+# Parameters and MACs of every backbone against the published ones, at full size: five minutes.
+costs: $(INSTALLED)
+	$(RUN) tools/compare.py --only cost --preset all --check --out build/costs
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
