@@ -27,7 +27,7 @@ from .work import Work
 
 SECTIONS = ('cost', 'sequence', 'erf', 'growth', 'published', 'runs')
 GROWTH_SIZES = tuple((side, side) for side in (224, 320, 448, 640, 896, 1280, 2048))
-REPORT_SECONDS = 25  # of the budget are kept for tables and pictures
+REPORT_SECONDS = 20  # of the budget are kept for tables and pictures
 
 
 class Comparison(NamedTuple):

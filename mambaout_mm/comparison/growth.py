@@ -220,7 +220,9 @@ def growth_records(
     for one in _within_limits(series, tokens, device, seconds_left):
         try:
             call = one.call(image, what, dtype)
+            before = time.perf_counter()
             call()  # allocates and compiles what later calls find
+            took = time.perf_counter() - before
             one.model.zero_grad(set_to_none=True)  # gradients are part of what a call needs
             peak = peak_increase(call, device)
             kept = None
@@ -228,6 +230,7 @@ def growth_records(
                 kept = bytes_kept(lambda one=one: one.forward(image, dtype), one.model)
             memory[one.entry.name] = peak, kept
             calls[one.entry.name] = call
+            deadline -= took  # by which a last round has to start
         except Exception as error:  # of any kind: one that fails is a row, not an end
             one.ended = reason_of(error)
         one.model.zero_grad(set_to_none=True)
