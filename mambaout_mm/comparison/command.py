@@ -13,7 +13,7 @@ from .cost import check_costs
 from .pictures import draw_pictures
 from .published import published_results
 from .records import COLUMNS
-from .report import write_report
+from .report import render
 from .report.summary import summary
 from .report.tables import (
     ORIGINS,
@@ -83,7 +83,8 @@ def write_files(found: Comparison, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / 'table.csv', found.frame.to_dict('records'), COLUMNS)
     write_text(out / 'table.md', markdown_page(found))
-    write_report(out / 'report.html', found.frame, published, found.erf, found.machine, names)
+    page = render(found.frame, published, found.erf, found.machine, names)
+    write_text(out / 'report.html', page)
     place = found.machine
     where = f'{place["device"]}, {place["threads"]} threads, torch {place["torch"]}'
     pictures = draw_pictures(found.frame, published, found.erf, out, where)

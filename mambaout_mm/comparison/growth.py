@@ -369,27 +369,15 @@ def exponent_record(one: Series, what: str, dtype: str) -> Record:
     """The exponent of a series' time."""
     fit = fit_exponent(one.tokens, one.seconds)
     if fit is None:
-        return _record(
-            one.entry,
-            'exponent of time',
-            '',
-            what,
-            dtype,
-            None,
-            note=one.ended or f'not fitted: {len(one.tokens)} sizes, four are needed',
+        found = dict(note=one.ended or f'not fitted: {len(one.tokens)} sizes, four are needed')
+    else:
+        found = dict(
+            value=fit.exponent,
+            low=fit.exponent - fit.error,
+            high=fit.exponent + fit.error,
+            note=(
+                f'fitted to {fit.points} sizes, {one.tokens[-fit.points]} to {one.tokens[-1]} '
+                'tokens; plus and minus one standard error'
+            ),
         )
-    return _record(
-        one.entry,
-        'exponent of time',
-        '',
-        what,
-        dtype,
-        None,
-        value=fit.exponent,
-        low=fit.exponent - fit.error,
-        high=fit.exponent + fit.error,
-        note=(
-            f'fitted to {fit.points} sizes, {one.tokens[-fit.points]} to {one.tokens[-1]} tokens; '
-            'plus and minus one standard error'
-        ),
-    )
+    return _record(one.entry, 'exponent of time', '', what, dtype, None, **found)

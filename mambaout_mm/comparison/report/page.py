@@ -13,7 +13,6 @@ from plotly.utils import PlotlyJSONEncoder
 
 from ..erf import ErfMap
 from ..published import gaps
-from ..tables import write_text
 from . import figures, gallery, tables
 from .summary import summary
 from .tables import DASH, ORIGINS, Rows, number
@@ -28,18 +27,16 @@ SECTIONS = {
 }
 
 
-def write_report(
-    path: Path,
+def render(
     frame: pd.DataFrame,
     published: pd.DataFrame,
     erf: Sequence[ErfMap],
     machine: Mapping[str, Any],
     published_names: Mapping[str, str],
-) -> None:
-    """Write the report; what was there is replaced as a whole.
+) -> str:
+    """The page as HTML; the same for the same arguments.
 
     Args:
-        path (Path): Of the HTML file.
         frame (pd.DataFrame): Every record, as from :func:`.records.to_frame`. A section without
             records is not shown.
         published (pd.DataFrame): As from :func:`.published.published_results`; drawn if ``frame``
@@ -49,17 +46,6 @@ def write_report(
         published_names (Mapping[str, str]): From a compared backbone's name to the one in
             ``published``; one that is missing or '' has none.
     """
-    write_text(path, render(frame, published, erf, machine, published_names))
-
-
-def render(
-    frame: pd.DataFrame,
-    published: pd.DataFrame,
-    erf: Sequence[ErfMap],
-    machine: Mapping[str, Any],
-    published_names: Mapping[str, str],
-) -> str:
-    """The page of :func:`write_report`; the same for the same arguments."""
     rows = Rows(frame)
     shown = {name: title for name, title in SECTIONS.items() if rows.of(name)}
     growth = figures.growth_figures(rows)

@@ -22,6 +22,7 @@ from mambaout_mm.comparison.report import gallery as report_gallery
 from mambaout_mm.comparison.report import page as report_page
 from mambaout_mm.comparison.report import summary as report_summary
 from mambaout_mm.comparison.report import tables as report_tables
+from mambaout_mm.comparison.tables import write_text
 
 SYNTHETIC = {'MambaOut-T': 'Conv', 'VMamba-T': 'Conv+SSM', 'ConvNeXt-T': 'Conv', 'Swin-T': 'Attn'}
 NAMES = {'MambaOut-T': 'MambaOut-Tiny', 'VMamba-T': 'VMamba-T[s1l8]', 'Swin-T': 'Swin-T'}
@@ -131,7 +132,8 @@ def synthetic_erf():
 
 
 def write(path, frame):
-    report_page.write_report(path, frame, published_results(), synthetic_erf(), MACHINE, NAMES)
+    page = report_page.render(frame, published_results(), synthetic_erf(), MACHINE, NAMES)
+    write_text(path, page)
     return path
 
 
