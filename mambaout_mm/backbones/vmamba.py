@@ -120,7 +120,8 @@ class SS2D(nn.Module):
     """2-D selective scan: (N, H, W, dim) to the same shape.
 
     Project, convolve 3x3, scan in four directions with parameters computed from the input, sum,
-    normalise, project back. ``v0`` has a gate beside it.
+    normalise, project back. ``v0`` has a gate beside it. A subclass has directions of its own by
+    :meth:`scan` and :meth:`merge`.
 
     Args:
         dim (int): Channels.
@@ -160,13 +161,21 @@ class SS2D(nn.Module):
             self.A_logs.copy_(states.log())
             self.Ds.fill_(1)
 
+    def scan(self, x: Tensor) -> Tensor:
+        """Four sequences of a map (N, H, W, D), of one length: (N, 4, L, D)."""
+        return cross_scan(x)
+
+    def merge(self, y: Tensor, height: int, width: int) -> Tensor:
+        """The map (N, height, width, D) that four scanned sequences (N, 4, L, D) give."""
+        return cross_merge(y, height, width)
+
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         x = self.in_proj(x)  # (N, H, W, D)
         if self.gate:
             x, z = x.chunk(2, dim=-1)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        x = cross_scan(x)  # (N, 4, L, D)
+        x = self.scan(x)  # (N, 4, L, D)
         parameters = x @ self.x_proj_weight.transpose(1, 2)  # (N, 4, L, R + 2 d_state)
         dt, B, C = parameters.split(self.parameter_sizes, dim=-1)
         dt = dt @ self.dt_projs_weight.transpose(1, 2)  # (N, 4, L, D)
@@ -180,7 +189,7 @@ class SS2D(nn.Module):
             self.dt_projs_bias.flatten(),
         )  # (N, 4, D, L)
         # Summed and normalised in float32, as the official code does against overflow in float16
-        y = cross_merge(y.transpose(2, 3), height, width)  # (N, H, W, D)
+        y = self.merge(y.transpose(2, 3), height, width)  # (N, H, W, D)
         y = self.out_norm(y.to(self.out_norm.weight.dtype)).to(x.dtype)
         return self.out_proj(y * F.silu(z) if self.gate else y)
 
@@ -201,18 +210,10 @@ class MLP(nn.Module):
 class VSSBlock(nn.Module):
     """``x + op(norm(x))``, then ``x + mlp(norm2(x))`` where there is an MLP; (N, H, W, dim)."""
 
-    def __init__(
-        self,
-        dim: int,
-        ssm_ratio: float,
-        d_state: int,
-        mlp_ratio: float,
-        gate: bool,
-        drop_path: float,
-    ) -> None:
+    def __init__(self, dim: int, op: nn.Module, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         self.norm = layer_norm(dim)
-        self.op = SS2D(dim, ssm_ratio, d_state, gate)
+        self.op = op
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.mlp = None
         if mlp_ratio > 0:
@@ -226,8 +227,36 @@ class VSSBlock(nn.Module):
         return x
 
 
+class VSSPyramid(PyramidBackbone):
+    """Stages of blocks as VMamba names them: ``layers.{i}.blocks.{j}``, ``layers.{i}.downsample``.
+
+    A family builds ``patch_embed`` and ``layers``.
+    """
+
+    def forward_stage(self, i: int, x: Tensor) -> Tensor:
+        x = self.patch_embed(x) if i == 0 else self.layers[i - 1]['downsample'](x)
+        for block in self.layers[i]['blocks']:
+            x = self.run_block(block, x)
+        return x
+
+    def modules_of_stage(self, i: int) -> list[nn.Module]:
+        if i == -1:
+            return [self.patch_embed]
+        blocks = [self.layers[i]['blocks']]
+        return blocks if i == 0 else [self.layers[i - 1]['downsample'], *blocks]
+
+    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
+        part, *rest = param_name.split('.')
+        if part == 'patch_embed':
+            return 0, None
+        if part != 'layers':
+            return None
+        stage = int(rest[0])
+        return (stage + 1, None) if rest[1] == 'downsample' else (stage, int(rest[2]))
+
+
 @register_backbone
-class VMamba(PyramidBackbone):
+class VMamba(VSSPyramid):
     """VMamba as a four-stage backbone for mmdet and mmseg (arXiv 2401.10166).
 
     The first convolution of ``v0`` has 4x4 patches without padding: an H or W that 4 does not
@@ -285,10 +314,8 @@ class VMamba(PyramidBackbone):
             blocks = (
                 VSSBlock(
                     dims[i],
-                    numbers['ssm_ratio'],
-                    numbers['d_state'],
+                    SS2D(dims[i], numbers['ssm_ratio'], numbers['d_state'], gate=v0),
                     numbers['mlp_ratio'],
-                    gate=v0,
                     drop_path=rate,
                 )
                 for rate in rates[i]
@@ -298,29 +325,8 @@ class VMamba(PyramidBackbone):
                 self.layers[i]['downsample'] = (PatchMerging if v0 else downsample_v2)(
                     dims[i], dims[i + 1]
                 )
-        self.apply(_init_linear)
+        self.apply(init_linear)
         self.freeze_stages()
-
-    def forward_stage(self, i: int, x: Tensor) -> Tensor:
-        x = self.patch_embed(x) if i == 0 else self.layers[i - 1]['downsample'](x)
-        for block in self.layers[i]['blocks']:
-            x = self.run_block(block, x)
-        return x
-
-    def modules_of_stage(self, i: int) -> list[nn.Module]:
-        if i == -1:
-            return [self.patch_embed]
-        blocks = [self.layers[i]['blocks']]
-        return blocks if i == 0 else [self.layers[i - 1]['downsample'], *blocks]
-
-    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
-        part, *rest = param_name.split('.')
-        if part == 'patch_embed':
-            return 0, None
-        if part != 'layers':
-            return None
-        stage = int(rest[0])
-        return (stage + 1, None) if rest[1] == 'downsample' else (stage, int(rest[2]))
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         official = checkpoint_layout.to_official(state_dict)
@@ -372,7 +378,7 @@ def _measurable(numbers: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
     """Convolutions keep PyTorch's initialisation, as in the official code."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
