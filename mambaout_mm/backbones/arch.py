@@ -18,25 +18,34 @@ def look_up(
         return arch
     if arch not in architectures:
         raise ValueError(
-            f'unknown {family} arch {arch!r}; known: {", ".join(architectures)}, or a dict with '
-            'depths and dims'
+            f'unknown {family} arch {arch!r}; known: {", ".join(architectures)}, or a dict of its '
+            'numbers'
         )
     return architectures[arch]
 
 
-def complete(arch: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def complete(
+    arch: Mapping[str, Any], defaults: Mapping[str, Any], width: str = 'dims'
+) -> dict[str, Any]:
     """All numbers of a variant, given those that differ from the defaults.
 
+    Args:
+        arch (Mapping[str, Any]): The given ones.
+        defaults (Mapping[str, Any]): Of all but the depths and the width.
+        width (str): Key of the channels: 'dims' of the stages, or the 'dim' of a plain network.
+            Defaults to 'dims'.
+
     Raises:
-        ValueError: If a key is unknown, or ``depths`` or ``dims`` is missing.
+        ValueError: If a key is unknown, or ``depths`` or the width is missing.
     """
-    known = ['depths', 'dims', *defaults]
+    known = ['depths', width, *defaults]
     for key in arch:
         if key not in known:
             raise ValueError(f'unknown key {key!r} in arch; {near_names(key, known)}')
-    if 'depths' not in arch or 'dims' not in arch:
-        raise ValueError(f'arch needs depths and dims, got only {sorted(arch)}')
-    numbers = {**defaults, **arch}
+    if 'depths' not in arch or width not in arch:
+        raise ValueError(f'arch needs depths and {width}, got only {sorted(arch)}')
     # Configs and command lines bring lists.
-    numbers['depths'], numbers['dims'] = tuple(numbers['depths']), tuple(numbers['dims'])
-    return numbers
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in {**defaults, **arch}.items()
+    }

@@ -21,7 +21,7 @@ class PyramidBackbone(BaseModule):
     :meth:`freeze_stages`. It provides :meth:`forward_stage`, :meth:`modules_of_stage`,
     :meth:`stage_and_block`, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`.
 
-    Stages behind the last of ``out_indices`` are not built: their parameters would never receive a
+    Stages behind the last that is needed are not built: their parameters would never receive a
     gradient, which stops DistributedDataParallel.
 
     Args:
@@ -39,10 +39,14 @@ class PyramidBackbone(BaseModule):
             activation checkpointing): less memory for more time. Defaults to False.
         init_cfg (dict | list[dict], optional): MMEngine's initialisation config. For
             ``type='Pretrained'`` see :meth:`init_weights`. Defaults to None.
+        taps (Sequence[int], optional): Stages whose outputs are used, and normalised. Defaults to
+            None: those in ``out_indices``.
 
     Raises:
         ValueError: If ``depths``, ``dims``, ``out_indices`` or ``frozen_stages`` is out of range.
     """
+
+    output_norm_type: type[nn.Module] = nn.LayerNorm
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class PyramidBackbone(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        taps: Sequence[int] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         for name, values in (('depths', depths), ('dims', dims)):
@@ -62,7 +67,8 @@ class PyramidBackbone(BaseModule):
         out_indices = tuple(out_indices)
         if not out_indices or list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}):
             raise ValueError(f'out_indices must be ascending, out of 0, 1, 2, 3; got {out_indices}')
-        self.num_stages = out_indices[-1] + 1
+        self.taps = out_indices if taps is None else tuple(taps)
+        self.num_stages = self.taps[-1] + 1
         if frozen_stages not in range(-1, self.num_stages + 1):
             raise ValueError(
                 f'frozen_stages must be between -1 (none) and {self.num_stages} (the stem and all '
@@ -77,8 +83,8 @@ class PyramidBackbone(BaseModule):
         self.with_cp = with_cp
         self.register_load_state_dict_pre_hook(_rename_published)
         if output_norm:
-            for i in out_indices:
-                self.add_module(f'norm{i}', nn.LayerNorm(dims[i], eps=norm_eps))
+            for i in self.taps:
+                self.add_module(f'norm{i}', self.output_norm_type(dims[i], eps=norm_eps))
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -102,8 +108,11 @@ class PyramidBackbone(BaseModule):
         """
         raise NotImplementedError
 
-    def modules_of_stage(self, i: int) -> Iterable[nn.Module]:
-        """The modules of stage ``i`` without its output norm; the stem's for ``i = -1``."""
+    def modules_of_stage(self, i: int) -> Iterable[nn.Module | nn.Parameter]:
+        """The modules of stage ``i`` without its output norm; the stem's for ``i = -1``.
+
+        The stem may have parameters that stand alone, such as a position embedding.
+        """
         raise NotImplementedError
 
     def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
@@ -200,21 +209,22 @@ class PyramidBackbone(BaseModule):
                 outs.append(out.permute(0, 3, 1, 2))  # (N, C_i, H_i, W_i)
         return tuple(outs)
 
-    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """``block(x)``, checkpointed where ``with_cp`` asks for it and a gradient is wanted."""
+    def run_block(self, block: nn.Module, *inputs: Any) -> Any:
+        """``block(*inputs)``, checkpointed where ``with_cp`` asks and a gradient is wanted."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def freeze_stages(self) -> None:
         """Put what ``frozen_stages`` names into eval mode and take it out of training."""
         for i in range(-1, self.frozen_stages):
             frozen = list(self.modules_of_stage(i))
-            if self.output_norm and i in self.out_indices:
+            if self.output_norm and i in self.taps:
                 frozen.append(getattr(self, f'norm{i}'))
-            for module in frozen:
-                module.eval()
-                module.requires_grad_(False)
+            for part in frozen:
+                part.requires_grad_(False)
+                if isinstance(part, nn.Module):
+                    part.eval()
 
     def train(self, mode: bool = True) -> 'PyramidBackbone':
         """Switch between training and evaluation; frozen stages stay in evaluation."""

@@ -22,6 +22,7 @@ from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, look_up
+from .mamba_mixer import decays, init_decays, init_steps
 from .pyramid import PyramidBackbone, drop_path_rates
 
 LN_EPS = 1e-5
@@ -149,17 +150,13 @@ class SS2D(nn.Module):
         self.reset_scan_parameters()
 
     def reset_scan_parameters(self) -> None:
-        """Mamba's initialisation (state-spaces/mamba ``mamba_simple.py``): steps of .001 to .1."""
-        inner, rank = self.dt_projs_weight.shape[1:]
+        """Mamba's initialisation."""
+        inner = self.dt_projs_weight.shape[1]
         with torch.no_grad():
             self.x_proj_weight.uniform_(-(inner**-0.5), inner**-0.5)
-            self.dt_projs_weight.uniform_(-(rank**-0.5), rank**-0.5)
-            low, high = math.log(1e-3), math.log(1e-1)
-            dt = self.dt_projs_bias.uniform_(low, high).exp_().clamp_(min=1e-4)
-            dt.add_(torch.log(-torch.expm1(-dt)))  # inverse of softplus
-            states = torch.arange(1, self.A_logs.shape[1] + 1, dtype=torch.float32)
-            self.A_logs.copy_(states.log())
             self.Ds.fill_(1)
+        init_steps(self.dt_projs_weight, self.dt_projs_bias)
+        init_decays(self.A_logs)
 
     def scan(self, x: Tensor) -> Tensor:
         """Four sequences of a map (N, H, W, D), of one length: (N, 4, L, D)."""
@@ -182,7 +179,7 @@ class SS2D(nn.Module):
         y = selective_scan(
             x.transpose(2, 3),
             dt.transpose(2, 3),
-            -torch.exp(self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32))),
+            decays(self.A_logs),
             B.transpose(2, 3),
             C.transpose(2, 3),
             self.Ds,

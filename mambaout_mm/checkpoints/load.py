@@ -29,10 +29,10 @@ def load_backbone_weights(
 
     Understood are bare state dicts and those under ``state_dict``, ``model`` or ``model_ema``, the
     family's published layouts, and checkpoints of whole detectors or segmentors (``backbone.``).
-    Every parameter must be in the file with its shape. Only the output norms ``norm{i}`` may be
-    absent, since classification files have none; a log line names what stays at its initial
-    value. The classifier, output norms that this model does not have, and stages behind the last
-    of ``out_indices`` are left out of the file.
+    Every parameter must be in the file with its shape. Only output norms ``norm{i}`` and the levels
+    ``fpn{i}`` of a simple pyramid may be absent, since classification files have none; a log line
+    names what stays at its initial value. The classifier, output norms that this model does not
+    have, and stages behind the last of ``out_indices`` are left out of the file.
 
     Args:
         backbone (PyramidBackbone): Changed in place; unchanged if anything does not fit.
@@ -59,7 +59,7 @@ def load_backbone_weights(
     print_log(
         f'{type(backbone).__name__}: {len(kept)} tensors from {checkpoint}'
         + (f" (its '{wrapper}')" if wrapper else '')
-        + (f'; fresh output norms: {", ".join(fresh)}' if fresh else ''),
+        + (f'; fresh: {", ".join(fresh)}' if fresh else ''),
         logger='current',
     )
 
@@ -115,19 +115,19 @@ def check_backbone(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -
     """See that a converted state dict has every parameter of a backbone.
 
     Returns:
-        list[str]: The output norms that it lacks.
+        list[str]: The output norms and levels of a pyramid that it lacks.
 
     Raises:
         CheckpointError: If anything else is missing, unexpected, or of another shape.
     """
     own = backbone.state_dict()
-    fresh = [name for name in own if name not in state_dict and _is_output_norm(name)]
+    fresh = [name for name in own if name not in state_dict and _may_be_fresh(name)]
     # Each stage of a family is a numbered child: stages.3.0.fc1, downsample_layers.3.conv, layers.3
     unbuilt = re.compile(rf'^\w+\.[{backbone.num_stages}-3]\.') if backbone.num_stages < 4 else None
     left_out = {
         name
         for name in state_dict
-        if name not in own and (_is_output_norm(name) or (unbuilt and unbuilt.match(name)))
+        if name not in own and (_may_be_fresh(name) or (unbuilt and unbuilt.match(name)))
     }
     problems = differences(
         {name: tensor for name, tensor in own.items() if name not in fresh},
@@ -159,5 +159,6 @@ def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     )
 
 
-def _is_output_norm(name: str) -> bool:
-    return re.match(r'^norm[0-3]\.(weight|bias)$', name) is not None
+def _may_be_fresh(name: str) -> bool:
+    """Output norms, and the levels of a simple pyramid."""
+    return re.match(r'^(norm[0-3]|fpn[1-4])\.', name) is not None

@@ -115,7 +115,7 @@ def test_model_is_taken_before_model_ema_and_the_log_says_so(tmp_path, caplog):
         backbone = load(tmp_path / 'w.pth')
     logger.removeHandler(caplog.handler)
     assert_loaded(backbone, official)
-    assert "(its 'model'); fresh output norms: norm0, norm1, norm2, norm3" in caplog.text
+    assert "(its 'model'); fresh: norm0, norm1, norm2, norm3" in caplog.text
 
 
 def test_a_trained_detector_brings_its_output_norms(tmp_path):

@@ -315,7 +315,7 @@ def test_two_processes_download_pretrained_weights_once(workspace, demo_data):
     output = run_two_processes('config.py', TORCH_HOME=str(workspace / 'torch'))
     server.shutdown()
     assert requests == ['/femto.pth']
-    assert 'fresh output norms: norm0, norm1, norm2, norm3' in output
+    assert 'fresh: norm0, norm1, norm2, norm3' in output
 
 
 @pytest.mark.slow

@@ -1,0 +1,230 @@
+"""Four levels from a network of one resolution.
+
+Vim, LocalVim and PlainMamba keep their tokens at stride 16. Two ways lead from there to the maps
+that FPN and UperNet take, both with one or two transposed convolutions for strides 4 and 8 and a
+pooling for stride 32:
+
+* 'last': all levels from the last block's map, LayerNorm between the transposed convolutions. The
+  simple feature pyramid of ViTDet (arXiv 2203.16527, section 3), whose further convolutions to 256
+  channels are those of FPN here. Vim's and LocalVim's detection code does it.
+* 'taps': each level from a map of its own, a quarter of the blocks apart, BatchNorm between the
+  transposed convolutions. BEiT's way (arXiv 2106.08254, appendix), that of Vim's segmentation code
+  (hustvl/Vim ``seg/backbone/vim.py`` at dd0358a, ``if_fpn``).
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .pyramid import STAGE_STRIDES, PyramidBackbone
+
+STRIDE = 16  # of the tokens
+PYRAMIDS = ('last', 'taps')
+FEATURES = ('residual', 'mixer')
+
+
+def pyramid_level(stride: int, dim: int, norm: type[nn.Module]) -> nn.Module:
+    """A map (N, dim, H, W) at stride 16 to one at another stride, with the same channels.
+
+    Args:
+        stride (int): 4, 8, 16 or 32.
+        dim (int): Channels.
+        norm (type[nn.Module]): Of the norm between the two steps to stride 4.
+    """
+
+    def double() -> nn.Module:
+        return nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
+
+    if stride == 4:
+        return nn.Sequential(double(), norm(dim), nn.GELU(), double())
+    if stride == 8:
+        return nn.Sequential(double())
+    if stride == 16:
+        return nn.Identity()
+    return nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)
+
+
+class PlainBackbone(PyramidBackbone):
+    """A network of one resolution as four stages of blocks, and their maps as a pyramid.
+
+    A family builds its stem and ``layers``, blocks that take ``(tokens, size)`` and give the tokens
+    after them and what they added to them, and ends its ``__init__`` with :meth:`freeze_stages`. It
+    provides :meth:`embed`, :meth:`stem`, :meth:`convert_checkpoint` and
+    :meth:`describe_checkpoint`.
+
+    Maps are cut to ceil(H / stride) x ceil(W / stride): what the padding of the image to whole
+    patches brought is left out.
+
+    Args:
+        depths (Sequence[int]): Blocks up to each of the four taps, from the tap before.
+        dim (int): Channels of the tokens and of every map.
+        pyramid (str, optional): 'last' or 'taps', see the module; None gives the maps of the taps
+            in ``out_indices`` as they are, all at stride 16. Defaults to 'taps'.
+        features (str): What is tapped: 'residual', the stream that blocks add to, or 'mixer', what
+            the last block before the tap added. Defaults to 'residual'.
+        patch_size (int): Stride of the tokens; other than 16 without pyramid only. Defaults to 16.
+        out_indices (Sequence[int]): Levels that are returned, ascending; without pyramid, taps.
+            Defaults to (0, 1, 2, 3).
+        **kwargs: The rest of :class:`PyramidBackbone`'s.
+
+    Raises:
+        ValueError: If an argument is none of what is listed here.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        dim: int,
+        pyramid: str | None = 'taps',
+        features: str = 'residual',
+        patch_size: int = STRIDE,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        **kwargs: Any,
+    ) -> None:
+        if pyramid not in (None, *PYRAMIDS):
+            raise ValueError(f"pyramid must be 'last', 'taps' or None, got {pyramid!r}")
+        if features not in FEATURES:
+            raise ValueError(f"features must be 'residual' or 'mixer', got {features!r}")
+        if pyramid is not None and patch_size != STRIDE:
+            raise ValueError(
+                f'a pyramid needs tokens at stride {STRIDE}, patch_size {patch_size} does not give '
+                'them; set pyramid=None'
+            )
+        super().__init__(
+            depths,
+            (dim,) * 4,
+            out_indices=out_indices,
+            taps=(3,) if pyramid == 'last' else None,
+            **kwargs,
+        )
+        self.dim = dim
+        self.pyramid = pyramid
+        self.features = features
+        self.patch_size = patch_size
+        self.ends = tuple(accumulate(depths))
+        if pyramid is not None:
+            norm = LayerNorm2d if pyramid == 'last' else nn.BatchNorm2d
+            for i in self.out_indices:
+                self.add_module(f'fpn{i + 1}', pyramid_level(STAGE_STRIDES[i], dim, norm))
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Stride of each returned map against the image."""
+        if self.pyramid is None:
+            return (self.patch_size,) * len(self.out_indices)
+        return super().out_strides
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens of images.
+
+        Args:
+            images (Tensor): (N, 3, H, W).
+
+        Returns:
+            tuple[Tensor, tuple[int, int]]: Tokens (N, L, dim), those of the map row by row, and the
+            map's height and width.
+        """
+        raise NotImplementedError
+
+    def stem(self) -> list[nn.Module | nn.Parameter]:
+        """What :meth:`embed` uses."""
+        raise NotImplementedError
+
+    def to_map(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """The map (N, height, width, dim) in tokens (N, L, dim)."""
+        return tokens.unflatten(1, size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the levels in ``out_indices``.
+
+        Args:
+            x (Tensor): Images, (N, 3, H, W), of any H and W from 32.
+
+        Returns:
+            tuple[Tensor, ...]: Maps (N, dim, ceil(H / stride), ceil(W / stride)).
+        """
+        image_size = x.shape[2:]
+        tokens, size = self.embed(x)
+        maps = {}
+        for i, end in enumerate(self.ends[: self.num_stages]):
+            for block in self.layers[end - self.depths[i] : end]:
+                tokens, added = self.run_block(block, tokens, size)
+            if i in self.taps:
+                tapped = self.to_map(tokens if self.features == 'residual' else added, size)
+                if self.output_norm:
+                    tapped = getattr(self, f'norm{i}')(tapped)
+                maps[i] = tapped.permute(0, 3, 1, 2)  # (N, C, H, W)
+        if self.pyramid is None:
+            return tuple(maps.values())
+        outs = []
+        for i, stride in zip(self.out_indices, self.out_strides, strict=True):
+            out = getattr(self, f'fpn{i + 1}')(maps[3 if self.pyramid == 'last' else i])
+            height, width = (-(-n // stride) for n in image_size)
+            outs.append(out[:, :, :height, :width])
+        return tuple(outs)
+
+    def modules_of_stage(self, i: int) -> list[nn.Module | nn.Parameter]:
+        if i == -1:
+            return self.stem()
+        return list(self.layers[self.ends[i] - self.depths[i] : self.ends[i]])
+
+    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
+        part, *rest = param_name.split('.')
+        if part != 'layers':
+            return None if part.startswith(('norm', 'fpn')) else (0, None)
+        layer = int(rest[0])
+        stage = next((i for i, end in enumerate(self.ends) if layer < end), 4)
+        return stage, layer - self.ends[stage] + self.depths[stage]
+
+    def get_layer_depth(
+        self, param_name: str, prefix: str = '', stage_wise: bool = False
+    ) -> tuple[int, int]:
+        """Layer id of a parameter, and the number of layers, for learning-rate decay.
+
+        Layer-wise as for a ViT (BEiT, ViTDet): 0 the embeddings, one id for each block, and one
+        more for output norms, pyramid, neck and heads. Stage-wise as in :class:`PyramidBackbone`.
+        """
+        if stage_wise:
+            return super().get_layer_depth(param_name, prefix, stage_wise)
+        num_layers = self.ends[-1] + 2
+        ours = param_name.startswith(prefix)
+        position = self.stage_and_block(param_name.removeprefix(prefix)) if ours else None
+        if position is None:
+            return num_layers - 1, num_layers
+        stage, block = position
+        if block is None:
+            return 0, num_layers
+        return self.ends[stage] - self.depths[stage] + block + 1, num_layers
+
+    def without_unbuilt(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the layers that this architecture has and ``out_indices`` does not need."""
+        unbuilt = {f'layers.{j}' for j in range(self.ends[self.num_stages - 1], self.ends[-1])}
+        return {
+            name: x
+            for name, x in state_dict.items()
+            if '.'.join(name.split('.')[:2]) not in unbuilt
+        }
+
+
+def resize_table(table: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Values at the places of one grid, for those of another.
+
+    Bicubic without anti-aliasing, as all three families resize their position embeddings.
+
+    Args:
+        table (Tensor): (1, grid height * grid width, C), row by row.
+        grid (tuple[int, int]): Height and width that the table is for.
+        size (tuple[int, int]): Height and width that are wanted.
+
+    Returns:
+        Tensor: (1, height * width, C).
+    """
+    if grid == size:
+        return table
+    planes = table.unflatten(1, grid).permute(0, 3, 1, 2)  # (1, C, H, W)
+    planes = F.interpolate(planes.float(), size, mode='bicubic', align_corners=False)
+    return planes.flatten(2).transpose(1, 2).to(table.dtype)
