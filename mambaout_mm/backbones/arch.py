@@ -1,4 +1,4 @@
-"""What ``arch`` means to every family: a published variant's name, or a dict of its numbers."""
+"""What ``arch`` and ``scan`` mean to every family that has them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,3 +49,14 @@ def complete(
         name: tuple(value) if isinstance(value, list) else value
         for name, value in {**defaults, **arch}.items()
     }
+
+
+def is_published(scan: str) -> bool:
+    """Whether ``scan`` asks for the authors' code with the defect that its weights depend on.
+
+    Raises:
+        ValueError: If it is neither 'published' nor 'corrected'.
+    """
+    if scan not in ('corrected', 'published'):
+        raise ValueError(f"scan must be 'corrected' or 'published', got {scan!r}")
+    return scan == 'published'

@@ -116,7 +116,7 @@ class PlainBackbone(PyramidBackbone):
         """Stride of each returned map against the image."""
         if self.pyramid is None:
             return (self.patch_size,) * len(self.out_indices)
-        return super().out_strides
+        return tuple(STAGE_STRIDES[i] for i in self.out_indices)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens of images.
@@ -208,6 +208,18 @@ class PlainBackbone(PyramidBackbone):
             for name, x in state_dict.items()
             if '.'.join(name.split('.')[:2]) not in unbuilt
         }
+
+
+def position_grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
+    """Height and width in patches of the images that a position embedding is for.
+
+    Raises:
+        ValueError: If patches do not divide them.
+    """
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if height % patch_size or width % patch_size or min(height, width) < 1:
+        raise ValueError(f'img_size {img_size} is no multiple of patch_size {patch_size}')
+    return height // patch_size, width // patch_size
 
 
 def resize_table(table: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

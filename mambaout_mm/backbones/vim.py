@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambaout_mm.checkpoints import vim as checkpoint_layout
+from mambaout_mm.checkpoints.plain import describe
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, look_up
 from .mamba_mixer import DirectionNames, MambaMixer
 from .pyramid import drop_path_rates
-from .simple_pyramid import PlainBackbone, resize_table
+from .simple_pyramid import PlainBackbone, position_grid, resize_table
 
 NORM_EPS = 1e-5
 
@@ -108,7 +109,8 @@ class PatchTokens(PlainBackbone):
         height, width = (-n % self.patch_size for n in images.shape[2:])
         x = self.patch_embed(F.pad(images, (0, width, 0, height)))  # (N, C, h, w)
         size = (x.shape[2], x.shape[3])
-        tokens = x.flatten(2).transpose(1, 2)  # (N, L, C)
+        # What is added to them keeps their layout: a token's channels side by side
+        tokens = x.flatten(2).transpose(1, 2).contiguous()  # (N, L, C)
         if self.cls_token is None:
             return tokens + resize_table(self.pos_embed, self.grid, size), size
         positions, class_position = without_middle(self.pos_embed)
@@ -205,14 +207,7 @@ class Vim(PatchTokens):
         return self.without_unbuilt(own)
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        found = checkpoint_layout.measure(state_dict)
-        names = [
-            name
-            for name, numbers in ARCHITECTURES.items()
-            if found['dim'] == numbers['dim'] and found['depth'] == sum(numbers['depths'])
-        ]
-        numbers = f'{found["depth"]} blocks of {found["dim"]} channels, {found["tokens"]} positions'
-        return f'Vim {names[0]} ({numbers})' if names else f'a Vim of {numbers}'
+        return describe('Vim', state_dict, ARCHITECTURES)
 
 
 def with_middle(tokens: Tensor, token: Tensor) -> Tensor:
@@ -226,18 +221,6 @@ def without_middle(tokens: Tensor) -> tuple[Tensor, Tensor]:
     middle = (tokens.shape[1] - 1) // 2
     rest = torch.cat((tokens[:, :middle], tokens[:, middle + 1 :]), dim=1)
     return rest, tokens[:, middle : middle + 1]
-
-
-def position_grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
-    """Height and width in patches of the images that a position embedding is for.
-
-    Raises:
-        ValueError: If patches do not divide them.
-    """
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if height % patch_size or width % patch_size or min(height, width) < 1:
-        raise ValueError(f'img_size {img_size} is no multiple of patch_size {patch_size}')
-    return height // patch_size, width // patch_size
 
 
 def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:

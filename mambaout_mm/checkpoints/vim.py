@@ -7,13 +7,11 @@ norms: a classifier's final norm ``norm_f`` is the last tap's output norm ``norm
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from .errors import CheckpointError
 
-_STEM = 'patch_embed.proj.weight'
 _RENAMES = (
     (re.compile(r'^norm_f\.'), 'norm3.'),
     (re.compile(r'^outnorm_(\d)\.'), r'norm\1.'),
@@ -31,10 +29,11 @@ def to_own(state_dict: Mapping[str, Tensor], family: str, mark: str) -> dict[str
     Raises:
         CheckpointError: If it is not of this family.
     """
-    if _STEM not in state_dict or not any(name.endswith(mark) for name in state_dict):
+    needed = {'patch_embed.proj.weight', 'pos_embed'}
+    if not needed <= state_dict.keys() or not any(name.endswith(mark) for name in state_dict):
         raise CheckpointError(
-            f'no {family} backbone in it: {_STEM} and layers.*{mark} are not among its '
-            f'{len(state_dict)} keys ({", ".join(list(state_dict)[:4])}, ...)'
+            f'no {family} backbone in it: {", ".join(sorted(needed))} and layers.*{mark} are not '
+            f'among its {len(state_dict)} keys ({", ".join(list(state_dict)[:4])}, ...)'
         )
     own = {}
     for name, tensor in state_dict.items():
@@ -44,14 +43,3 @@ def to_own(state_dict: Mapping[str, Tensor], family: str, mark: str) -> dict[str
             name = pattern.sub(replacement, name)
         own[name] = tensor
     return own
-
-
-def measure(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The architecture's numbers that the shapes of a state dict show.
-
-    Returns:
-        dict[str, Any]: ``depth`` (blocks), ``dim`` and ``tokens`` (rows of the position embedding).
-    """
-    layers = {m.group(1) for m in map(re.compile(r'^layers\.(\d+)\.').match, state_dict) if m}
-    positions = state_dict['pos_embed']  # (1, L, C)
-    return dict(depth=len(layers), dim=positions.shape[2], tokens=positions.shape[1])

@@ -1,0 +1,284 @@
+"""LocalVim: Vim with four scan orders in each block, some of them window by window.
+
+Paper: arXiv 2403.09338. Parameter names are those of the official code (hunto/LocalMamba
+``classification/lib/models/local_vim.py`` at 75e5d1f), so that its files load as they are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mambaout_mm.checkpoints import vim as checkpoint_layout
+from mambaout_mm.checkpoints.plain import describe
+from mambaout_mm.ops.local_scan import DIRECTIONS, local_scan, local_unscan
+from mambaout_mm.registry import register_backbone
+
+from .arch import complete, is_published, look_up
+from .channel_gate import ChannelGate
+from .mamba_mixer import DirectionNames, MambaMixer
+from .simple_pyramid import resize_table
+from .vim import NORM_EPS, MambaBlock, PatchTokens, without_middle
+
+ROPE_SIDE = 14  # positions of the rotary embedding run from 0 to this, whatever the grid
+ROPE_BASE = 10_000
+
+# What the search found for the tiny variant, block by block. The released small one has the same
+# four in every block: its factory is defined twice, and the second definition counts.
+_SEARCHED = (
+    'h v_flip w7 w7_flip',
+    'h_flip w2_flip w7 w7_flip',
+    'h h_flip v w7',
+    'h h_flip v v_flip',
+    'h h_flip v v_flip',
+    'h h_flip v v_flip',
+    'h_flip v v_flip w7',
+    'h_flip v v_flip w2_flip',
+    'h h_flip v v_flip',
+    'h h_flip v v_flip',
+    'h v v_flip w2',
+    'h v v_flip w2_flip',
+    'h h_flip v_flip w7',
+    'h_flip v v_flip w2',
+    'h h_flip v v_flip',
+    'h v w2 w2_flip',
+    'v v_flip w2 w7',
+    'h h_flip v w2',
+    'h h_flip w2_flip w7',
+    'v v_flip w2 w2_flip',
+)
+SEARCHED = tuple(tuple(names.split()) for names in _SEARCHED)
+FIXED = ('h', 'h_flip', 'w2', 'w2_flip')
+
+_DEPTHS = (5, 5, 5, 5)
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    'tiny': dict(depths=_DEPTHS, dim=192, directions=SEARCHED),
+    'small': dict(depths=_DEPTHS, dim=384),
+    'tiny_middle_cls_token': dict(
+        depths=_DEPTHS, dim=192, directions=SEARCHED, class_token=True, rope=False
+    ),
+}
+DEFAULTS: dict[str, Any] = dict(
+    d_state=16,
+    patch_size=16,
+    img_size=224,
+    directions=None,
+    class_token=False,
+    rope=True,
+    rms_norm=True,
+)
+
+
+class LocalMixer(MambaMixer):
+    """Sum of the scans in several orders, each gated by token and channel; see `MambaMixer`.
+
+    Args:
+        dim (int): Channels.
+        d_state (int): Size N of a channel's state.
+        directions (Sequence[str]): Of ``DIRECTIONS``.
+        class_token (bool): Whether the middle one of the tokens is not of the map. It takes the
+            same place, L // 2, in every order.
+        published (bool): Vertical scans put back as in the authors' code, see ``local_unscan``.
+    """
+
+    def __init__(
+        self, dim: int, d_state: int, directions: Sequence[str], class_token: bool, published: bool
+    ) -> None:
+        names = [
+            DirectionNames(*(f'{name}_{k}' for name in DirectionNames._fields))
+            for k in range(len(directions))
+        ]
+        super().__init__(dim, d_state, names)
+        self.attn = ChannelGate(self.out_proj.in_features)
+        self.directions = tuple(directions)
+        self.class_token = class_token
+        self.published = published
+        for linear in (self.attn.global_reduce, self.attn.channel_select):
+            nn.init.zeros_(linear.bias)
+
+    def mix(self, x: Tensor, gate: Tensor, size: tuple[int, int]) -> Tensor:
+        y = self.unscan(self.scan(self.sequences(x, size)), size)  # (N, G, L, E)
+        gates = gate[:, None]
+        if self.published:
+            # The authors gate before they put tokens back, to places that are not always theirs.
+            gates = self.unscan(self.sequences(gate, size), size)
+        return self.attn(y.to(x.dtype) * gates).sum(1)
+
+    def sequences(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens (N, L, E) in each direction's order, (N, G, L', E)."""
+        if not self.class_token:
+            return local_scan(tokens.unflatten(1, size), self.directions)
+        tokens, class_token = without_middle(tokens)
+        middle = tokens.shape[1] // 2
+        sequences = local_scan(tokens.unflatten(1, size), self.directions)
+        class_token = class_token[:, None].expand(-1, len(self.directions), -1, -1)
+        return torch.cat((sequences[:, :, :middle], class_token, sequences[:, :, middle:]), dim=2)
+
+    def unscan(self, y: Tensor, size: tuple[int, int]) -> Tensor:
+        """The way back from :meth:`sequences`: (N, G, L', E) to (N, G, L, E)."""
+        if not self.class_token:
+            return local_unscan(y, self.directions, *size, self.published).flatten(2, 3)
+        middle = size[0] * size[1] // 2
+        class_token = y[:, :, middle : middle + 1]
+        y = torch.cat((y[:, :, :middle], y[:, :, middle + 1 :]), dim=2)
+        y = local_unscan(y, self.directions, *size, self.published).flatten(2, 3)
+        return torch.cat((y[:, :, :middle], class_token, y[:, :, middle:]), dim=2)
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotate pairs of channels by angles that grow with the token's row and column.
+
+    The first half of the channels turns with the row, the second with the column; frequencies are
+    ``10000 ** (-2 j / d)`` with d half of the channels, positions are scaled to 14. For another
+    grid the tables of cosines and sines are resized like a position embedding, as published.
+
+    Args:
+        dim (int): Channels, a multiple of 4.
+        grid (tuple[int, int]): Height and width of the training images in patches.
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        half = dim // 2
+        frequencies = ROPE_BASE ** (-torch.arange(0, half, 2).float() / half)
+        angles = [
+            (torch.arange(side) / side * ROPE_SIDE)[:, None] * frequencies.repeat_interleave(2)
+            for side in grid
+        ]  # (h, half), (w, half)
+        rows = angles[0][:, None].expand(*grid, -1)
+        columns = angles[1][None].expand(*grid, -1)
+        angle = torch.cat((rows, columns), dim=-1).flatten(0, 1)  # (L, dim)
+        self.register_buffer('freqs_cos', angle.cos())
+        self.register_buffer('freqs_sin', angle.sin())
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Rotate tokens (N, L, dim) of a map of that height and width."""
+        cos, sin = (
+            resize_table(table[None], self.grid, size) for table in (self.freqs_cos, self.freqs_sin)
+        )
+        even, odd = tokens.unflatten(-1, (-1, 2)).unbind(-1)
+        quarter_turn = torch.stack((-odd, even), dim=-1).flatten(-2)
+        return tokens * cos + quarter_turn * sin
+
+
+@register_backbone
+class LocalVim(PatchTokens):
+    """LocalVim as a backbone for mmdet and mmseg, with a pyramid from stride 16 (arXiv 2403.09338).
+
+    20 blocks on tokens of 16x16 pixels. Images of any size are padded with zeros to whole patches;
+    position embeddings are resized to them (bicubic), as in the official code.
+
+    Weights published by the authors were trained with a way back from vertical scans that permutes
+    tokens on maps that are not square. On square maps, ImageNet's, ``scan`` makes no difference. On
+    others, loaded weights see with 'corrected' what they saw in training, and with 'published' what
+    the authors' code made of such maps.
+
+    Args:
+        arch (str | dict): 'tiny', 'small', 'tiny_middle_cls_token', or a dict with ``depths``
+            (blocks up to each of four taps) and ``dim`` and optionally ``directions`` (for each
+            block the names of its orders; Defaults to h, h_flip, w2, w2_flip in all),
+            ``d_state`` (16), ``patch_size`` (16), ``img_size`` (224; or height and width: of the
+            images that the position embedding is for), ``class_token`` (False), ``rope``
+            (rotary embedding of the stream before each block; True) and ``rms_norm`` (True; else
+            LayerNorm in the blocks, as in the authors' detectors). Defaults to 'tiny'.
+        scan (str): 'corrected' or 'published', see above. Defaults to 'corrected'.
+        pyramid, features: See :class:`PlainBackbone`. The authors' detectors use 'last', their
+            segmentors the four maps without a pyramid, both of features 'mixer'. Default to 'taps'
+            and 'mixer'.
+        drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
+            at the last. Defaults to 0.0.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PlainBackbone`.
+
+    Raises:
+        ValueError: If ``arch`` or ``scan`` is unknown or one of the numbers does not fit.
+
+    Example:
+        >>> import torch
+        >>> from mambaout_mm import LocalVim
+        >>> backbone = LocalVim('tiny')
+        >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 192, 16, 24), (1, 192, 8, 12), (1, 192, 4, 6), (1, 192, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] = 'tiny',
+        scan: str = 'corrected',
+        pyramid: str | None = 'taps',
+        features: str = 'mixer',
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_norm: bool = True,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        numbers = resolve_arch(arch)
+        published = is_published(scan)
+        dim = numbers['dim']
+
+        def block(j: int, rate: float) -> MambaBlock:
+            mixer = LocalMixer(
+                dim,
+                numbers['d_state'],
+                numbers['directions'][j],
+                numbers['class_token'],
+                published,
+            )
+            norm = nn.RMSNorm if numbers['rms_norm'] else nn.LayerNorm
+            return MambaBlock(norm(dim, eps=NORM_EPS), mixer, rate)
+
+        super().__init__(
+            numbers,
+            numbers['class_token'],
+            drop_path_rate,
+            block,
+            pyramid=pyramid,
+            features=features,
+            out_indices=out_indices,
+            output_norm=output_norm,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        self.rope = RotaryEmbedding(dim, self.grid) if numbers['rope'] else None
+        self.freeze_stages()
+
+    def run_block(self, block: nn.Module, tokens: Tensor, size: tuple[int, int]) -> Any:
+        if self.rope is not None:
+            tokens = self.rope(tokens, size)
+        return super().run_block(block, tokens, size)
+
+    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        # A classifier's final norm is for its stream, not for what a mixer adds.
+        backbone = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
+        return self.without_unbuilt(
+            checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0')
+        )
+
+    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
+        return describe('LocalVim', state_dict, ARCHITECTURES)
+
+
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name, a key or a direction is unknown, ``depths`` or ``dim`` is missing,
+            or numbers do not fit together.
+    """
+    numbers = complete(look_up('LocalVim', arch, ARCHITECTURES), DEFAULTS, width='dim')
+    depth = sum(numbers['depths'])
+    directions = numbers['directions'] or (FIXED,) * depth
+    if len(directions) != depth:
+        raise ValueError(f'directions are given for {len(directions)} blocks, depths are {depth}')
+    for name in (name for block in directions for name in block):
+        if name not in DIRECTIONS:
+            raise ValueError(f'unknown direction {name!r}; known: {", ".join(DIRECTIONS)}')
+    if numbers['class_token'] and numbers['rope']:
+        raise ValueError('class_token needs rope=False: a class token has no place to rotate by')
+    if numbers['rope'] and numbers['dim'] % 4:
+        raise ValueError(f'rope needs a dim that 4 divides, got {numbers["dim"]}')
+    return {**numbers, 'directions': directions}

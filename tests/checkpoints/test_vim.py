@@ -1,0 +1,144 @@
+"""Published layouts of Vim and LocalVim load exactly, and everything else raises."""
+
+import pytest
+import torch
+from support_golden import official_keys
+
+from mambaout_mm import LocalVim, MambaOut, Vim
+from mambaout_mm.backbones import vim
+from mambaout_mm.checkpoints import CheckpointError, check_backbone
+
+SMALL = dict(depths=(1, 1, 2, 1), dim=16, img_size=64)
+FAMILIES = {'Vim': Vim, 'LocalVim': LocalVim}
+
+
+def official_state(family, arch=SMALL):
+    """A classification file's state dict: random, with the classifier's names."""
+    torch.manual_seed(1)
+    backbone = FAMILIES[family](arch, pyramid=None, output_norm=False)
+    state = {
+        k: torch.randn_like(v) if v.is_floating_point() else v
+        for k, v in backbone.state_dict().items()
+    }
+    return {
+        **state,
+        'norm_f.weight': torch.randn(16),
+        'head.weight': torch.randn(10, 16),
+        'head.bias': torch.randn(10),
+    }
+
+
+def load(family, content, path, **kwargs):
+    torch.save(content, path / 'w.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(path / 'w.pth'))
+    backbone = FAMILIES[family](**{'arch': SMALL, **kwargs}, init_cfg=init_cfg)
+    backbone.init_weights()
+    return backbone
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('wrapper', [None, 'model', 'state_dict'])
+def test_a_classifier_loads_and_its_pyramid_stays_fresh(family, wrapper, tmp_path):
+    official = official_state(family)
+    backbone = load(family, {wrapper: official} if wrapper else official, tmp_path)
+    fresh = check_backbone(backbone, backbone.convert_checkpoint(official))
+    norms = ['norm0', 'norm1', 'norm2'] + ([] if family == 'Vim' else ['norm3'])
+    assert fresh == ['fpn1', 'fpn2', *norms]
+    for name, tensor in backbone.state_dict().items():
+        if name in official:
+            assert torch.equal(tensor, official[name]), name
+        else:
+            assert name.startswith(('norm', 'fpn')), name
+
+
+@pytest.mark.parametrize(('features', 'taken'), [('residual', True), ('mixer', False)])
+def test_the_final_norm_is_the_last_tap_s_where_it_belongs(features, taken, tmp_path):
+    official = official_state('Vim')
+    backbone = load('Vim', official, tmp_path, features=features)
+    assert torch.equal(backbone.norm3.weight, official['norm_f.weight']) == taken
+    assert taken or torch.equal(backbone.norm3.weight, torch.ones(16))
+
+
+def test_without_the_class_token_its_row_in_the_middle_goes(tmp_path):
+    """Row 8 of 4 x 4 positions and a class token; the authors' code takes row 0 for it."""
+    official = official_state('Vim')
+    backbone = load('Vim', official, tmp_path, class_token=False)
+    rows = [i for i in range(17) if i != 8]
+    assert torch.equal(backbone.pos_embed, official['pos_embed'][:, rows])
+
+
+def test_local_vims_detectors_bring_their_output_norms(tmp_path):
+    official = official_state('LocalVim')
+    norms = {f'outnorm_{j}.{k}': torch.randn(16) for j in range(4) for k in ('weight', 'bias')}
+    state = {f'backbone.{k}': v for k, v in {**official, **norms}.items() if k[:4] != 'head'}
+    del state['backbone.norm_f.weight']
+    backbone = load('LocalVim', dict(state_dict=state), tmp_path, out_indices=(0, 2))
+    for i in (0, 2):
+        assert torch.equal(getattr(backbone, f'norm{i}').weight, norms[f'outnorm_{i}.weight'])
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize(('pyramid', 'built'), [('taps', 2), ('last', 5)])
+def test_layers_that_are_not_built_are_left_in_the_file(family, pyramid, built, tmp_path):
+    official = official_state(family)
+    backbone = load(family, official, tmp_path, out_indices=(0, 1), pyramid=pyramid)
+    assert len(backbone.layers) == built
+    for name, param in backbone.layers.named_parameters():
+        assert torch.equal(param, official[f'layers.{name}'])
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_an_own_checkpoint_comes_back_whole(family):
+    backbone, other = FAMILIES[family](SMALL), FAMILIES[family](SMALL)
+    other.load_state_dict(backbone.state_dict(), strict=True)
+    for a, b in zip(backbone.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (
+            lambda s: Vim(dict(SMALL, depths=(1, 1, 1, 1))).state_dict(),
+            'it holds a Vim of 4 layers of 16 channels, 17 positions, which does not fit',
+        ),
+        (lambda s: {**s, 'pos_embed': torch.ones(1, 50, 16)}, r'pos_embed \(1, 50, 16\) in the'),
+        (
+            lambda s: {k: v for k, v in s.items() if k != 'layers.1.mixer.D_b'},
+            r'1 keys missing \(layers.1.mixer.D_b\)',
+        ),
+        (lambda s: {**s, 'rope.freqs_cos': torch.ones(16, 16)}, 'unexpected .rope.freqs_cos.'),
+        (lambda s: official_state('LocalVim'), 'no Vim backbone in it'),
+        (lambda s: MambaOut('femto').state_dict(), 'no Vim backbone in it'),
+    ],
+    ids=['depth', 'positions', 'a key missing', 'a key too many', 'LocalVim', 'MambaOut'],
+)
+def test_what_does_not_fit_raises(content, words, tmp_path):
+    with pytest.raises(CheckpointError, match=words):
+        load('Vim', content(official_state('Vim')), tmp_path)
+
+
+def test_a_file_of_local_vim_does_not_take_vims(tmp_path):
+    with pytest.raises(CheckpointError, match='no LocalVim backbone in it'):
+        load('LocalVim', official_state('Vim'), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('family', 'variant'),
+    [
+        *(('Vim', variant) for variant in vim.ARCHITECTURES),
+        ('LocalVim', 'tiny'),
+        ('LocalVim', 'tiny_middle_cls_token'),
+    ],
+)
+def test_a_whole_published_key_list_fits(family, variant):
+    keys, _ = official_keys(f'{family.lower()}_{variant}')
+    state = {name: torch.zeros(()).expand(shape) for name, shape in keys['keys'].items()}
+    with torch.device('meta'):
+        backbone = FAMILIES[family](variant, pyramid=None)
+    converted = backbone.convert_checkpoint(state)
+    missing, unexpected = backbone.load_state_dict(converted, strict=False, assign=True)
+    assert unexpected == []
+    assert {name.split('.')[0] for name in missing} <= {f'norm{i}' for i in range(4)}
+    if family == 'Vim':
+        assert backbone.describe_checkpoint(converted).startswith(f'Vim {variant} (24 layers')
