@@ -8,7 +8,7 @@ them, where v2 is "VMambaV9").
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -227,8 +227,33 @@ class VSSBlock(nn.Module):
 class VSSPyramid(PyramidBackbone):
     """Stages of blocks as VMamba names them: ``layers.{i}.blocks.{j}``, ``layers.{i}.downsample``.
 
-    A family builds ``patch_embed`` and ``layers``.
+    A family builds ``patch_embed`` and has :meth:`build_layers` make the rest.
     """
+
+    def build_layers(
+        self,
+        drop_path_rate: float,
+        block: Callable[[int, float], nn.Module],
+        downsample: Callable[[int, int], nn.Module],
+    ) -> None:
+        """Make ``layers``, initialise linear layers and freeze stages.
+
+        Args:
+            drop_path_rate (float): Of the last block, rising linearly from 0 at the first.
+            block (Callable[[int, float], nn.Module]): The next block in order, given its channels
+                and its rate of stochastic depth.
+            downsample (Callable[[int, int], nn.Module]): What is between two stages, given the
+                channels of both.
+        """
+        rates = drop_path_rates(drop_path_rate, self.depths)
+        self.layers = nn.ModuleList()
+        for i in range(self.num_stages):
+            blocks = [block(self.dims[i], rate) for rate in rates[i]]
+            self.layers.append(nn.ModuleDict(dict(blocks=nn.Sequential(*blocks))))
+            if i + 1 < self.num_stages:
+                self.layers[i]['downsample'] = downsample(self.dims[i], self.dims[i + 1])
+        self.apply(init_linear)
+        self.freeze_stages()
 
     def forward_stage(self, i: int, x: Tensor) -> Tensor:
         x = self.patch_embed(x) if i == 0 else self.layers[i - 1]['downsample'](x)
@@ -305,46 +330,21 @@ class VMamba(VSSPyramid):
         )
         v0 = numbers['version'] == 'v0'
         self.patch_embed = (patch_embed_v0 if v0 else patch_embed_v2)(dims[0])
-        rates = drop_path_rates(drop_path_rate, depths)
-        self.layers = nn.ModuleList()
-        for i in range(self.num_stages):
-            blocks = (
-                VSSBlock(
-                    dims[i],
-                    SS2D(dims[i], numbers['ssm_ratio'], numbers['d_state'], gate=v0),
-                    numbers['mlp_ratio'],
-                    drop_path=rate,
-                )
-                for rate in rates[i]
-            )
-            self.layers.append(nn.ModuleDict(dict(blocks=nn.Sequential(*blocks))))
-            if i + 1 < self.num_stages:
-                self.layers[i]['downsample'] = (PatchMerging if v0 else downsample_v2)(
-                    dims[i], dims[i + 1]
-                )
-        self.apply(init_linear)
-        self.freeze_stages()
+        ssm_ratio, d_state = numbers['ssm_ratio'], numbers['d_state']
+        self.build_layers(
+            drop_path_rate,
+            block=lambda dim, rate: VSSBlock(
+                dim, SS2D(dim, ssm_ratio, d_state, gate=v0), numbers['mlp_ratio'], rate
+            ),
+            downsample=PatchMerging if v0 else downsample_v2,
+        )
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        official = checkpoint_layout.to_official(state_dict)
-        if self.num_stages == 4:
-            return official
-        # What leads to a stage that out_indices does not use is not built.
-        unused = f'layers.{self.num_stages - 1}.downsample.'
-        return {name: x for name, x in official.items() if not name.startswith(unused)}
+        return checkpoint_layout.to_official(state_dict, 'VMamba', self.num_stages)
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        found = checkpoint_layout.measure(state_dict)
-        names = [
-            name
-            for name in ARCHITECTURES
-            if all(found[k] == v for k, v in _measurable(resolve_arch(name)).items())
-        ]
-        numbers = (
-            f'depths {found["depths"]}, dims {found["dims"]}, {found["inner"]} channels and '
-            f'{found["d_state"]} states in the first scan, with{"" if found["mlp"] else "out"} MLP'
-        )
-        return f'VMamba {names[0]} ({numbers})' if names else f'a VMamba of {numbers}'
+        variants = {name: resolve_arch(name) for name in ARCHITECTURES}
+        return checkpoint_layout.describe('VMamba', checkpoint_layout.measure(state_dict), variants)
 
 
 def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
@@ -365,14 +365,6 @@ def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
             f'{numbers["d_state"]} and {numbers["ssm_ratio"]}'
         )
     return numbers
-
-
-def _measurable(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The part of a variant's numbers that its tensors' shapes show."""
-    inner = int(numbers['ssm_ratio'] * numbers['dims'][0])
-    return dict(
-        depths=numbers['depths'], dims=numbers['dims'], inner=inner, d_state=numbers['d_state']
-    )
 
 
 def init_linear(module: nn.Module) -> None:

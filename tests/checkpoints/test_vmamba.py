@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
-from torch import nn
+from support_vss import Detector, as_detector, assert_loaded, legacy, load, official_state
 
 from mambaout_mm import MambaOut, VMamba
 from mambaout_mm.backbones.vmamba import resolve_arch
@@ -18,65 +18,11 @@ V2 = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 V0 = dict(V2, version='v0', d_state=2)
 
 
-def official_state(arch, seed=1):
-    """A classification file's state dict: random, with the classifier's keys."""
-    torch.manual_seed(seed)
-    backbone = VMamba(arch, output_norm=False)
-    state = {k: torch.randn_like(v) for k, v in backbone.state_dict().items()}
-    for name in ('norm.weight', 'norm.bias', 'head.weight', 'head.bias'):
-        state[f'classifier.{name}'] = torch.randn(32)
-    return state
-
-
-def legacy(state):
-    """The names of the first release, written independently of the key map."""
-    renamed = {}
-    for name, tensor in state.items():
-        if name.startswith('patch_embed.'):
-            _, number, kind = name.split('.')
-            name = f'patch_embed.{"proj" if number == "0" else "norm"}.{kind}'
-        elif name.startswith('classifier.'):
-            name = name.removeprefix('classifier.')
-        else:
-            name = name.replace('.norm.', '.ln_1.', 1) if '.op.' not in name else name
-            name = name.replace('.op.', '.self_attention.')
-            name = name.replace('.downsample.ln_1.', '.downsample.norm.')
-        renamed[name] = tensor
-    return renamed
-
-
 def as_convolutions(state):
     return {
         k: v[..., None, None] if k.endswith(('_proj.weight', 'fc1.weight', 'fc2.weight')) else v
         for k, v in state.items()
     }
-
-
-def as_detector(state):
-    """What VMamba's detection and segmentation code saves: its own output norms."""
-    inside = {f'backbone.{k}': v for k, v in state.items() if not k.startswith('classifier.')}
-    norms = {
-        f'backbone.outnorm{i}.{kind}': torch.randn(dim)
-        for i, dim in enumerate(V2['dims'])
-        for kind in ('weight', 'bias')
-    }
-    return dict(meta={}, state_dict={**inside, **norms, 'neck.weight': torch.ones(3)})
-
-
-def load(arch, path, key=None, **kwargs):
-    init_cfg = dict(type='Pretrained', checkpoint=str(path))
-    if key:
-        init_cfg['key'] = key
-    backbone = VMamba(arch, init_cfg=init_cfg, **kwargs)
-    backbone.init_weights()
-    return backbone
-
-
-def assert_loaded(backbone, official):
-    own = {k: v for k, v in backbone.state_dict().items() if not k.startswith('norm')}
-    assert len(own) > 10
-    for name, tensor in own.items():
-        assert torch.equal(tensor, official[name]), name
 
 
 @pytest.mark.parametrize(
@@ -86,32 +32,23 @@ def assert_loaded(backbone, official):
         (V0, lambda s: dict(model=s)),
         (V2, lambda s: dict(model=as_convolutions(s))),
         (V0, lambda s: dict(model=legacy(s))),
-        (V2, as_detector),
+        (V2, lambda s: as_detector(s, V2['dims'])),
     ],
     ids=['v2', 'v0', '1x1 convolutions', 'legacy names', 'detector'],
 )
 def test_layouts(arch, layout, tmp_path):
-    official = official_state(arch)
+    official = official_state(VMamba, arch)
     torch.save(layout(official), tmp_path / 'w.pth')
-    assert_loaded(load(arch, tmp_path / 'w.pth'), official)
+    assert_loaded(load(VMamba, arch, tmp_path / 'w.pth'), official)
 
 
 def test_a_published_detector_brings_its_output_norms(tmp_path):
-    content = as_detector(official_state(V2))
+    content = as_detector(official_state(VMamba, V2), V2['dims'])
     torch.save(content, tmp_path / 'w.pth')
-    backbone = load(V2, tmp_path / 'w.pth', out_indices=(0, 2))
+    backbone = load(VMamba, V2, tmp_path / 'w.pth', out_indices=(0, 2))
     for i in (0, 2):
         expected = content['state_dict'][f'backbone.outnorm{i}.weight']
         assert torch.equal(getattr(backbone, f'norm{i}').weight, expected)
-
-
-class Detector(nn.Module):
-    """What a loader of whole models sees."""
-
-    def __init__(self, arch):
-        super().__init__()
-        self.backbone = VMamba(arch)
-        self.neck = nn.Linear(1, 3, bias=False)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +57,10 @@ class Detector(nn.Module):
 @pytest.mark.parametrize('loader', ['torch', 'mmengine'])
 def test_a_published_detector_can_be_loaded_whole(arch, names, loader, tmp_path):
     """As for testing it, resuming, and `load_from`."""
-    content = as_detector(names(official_state(arch)))
+    content = as_detector(names(official_state(VMamba, arch)), arch['dims'])
     content['state_dict']['neck.weight'] = torch.ones(3, 1)
     torch.save(content, tmp_path / 'w.pth')
-    model = Detector(arch)
+    model = Detector(VMamba, arch)
     check_fits(model, str(tmp_path / 'w.pth'))
     if loader == 'torch':
         model.load_state_dict(content['state_dict'], strict=True)
@@ -132,21 +69,21 @@ def test_a_published_detector_can_be_loaded_whole(arch, names, loader, tmp_path)
     for i in range(4):
         expected = content['state_dict'][f'backbone.outnorm{i}.weight']
         assert torch.equal(getattr(model.backbone, f'norm{i}').weight, expected)
-    assert_loaded(model.backbone, official_state(arch))
+    assert_loaded(model.backbone, official_state(VMamba, arch))
 
 
 @pytest.mark.parametrize('key', ['model', 'model_ema'])
 def test_the_file_has_both_and_key_chooses(key, tmp_path):
-    states = dict(model=official_state(V2, 1), model_ema=official_state(V2, 2))
+    states = dict(model=official_state(VMamba, V2, 1), model_ema=official_state(VMamba, V2, 2))
     torch.save(states, tmp_path / 'w.pth')
-    assert_loaded(load(V2, tmp_path / 'w.pth', key), states[key])
+    assert_loaded(load(VMamba, V2, tmp_path / 'w.pth', key), states[key])
 
 
 @pytest.mark.parametrize('out_indices', [(0,), (0, 2)])
 def test_stages_that_are_not_built_are_left_in_the_file(out_indices, tmp_path):
-    official = official_state(V2)
+    official = official_state(VMamba, V2)
     torch.save(official, tmp_path / 'w.pth')
-    assert_loaded(load(V2, tmp_path / 'w.pth', out_indices=out_indices), official)
+    assert_loaded(load(VMamba, V2, tmp_path / 'w.pth', out_indices=out_indices), official)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +107,9 @@ def test_stages_that_are_not_built_are_left_in_the_file(out_indices, tmp_path):
     ids=['another variant', 'a key missing', 'a key too many', 'another family'],
 )
 def test_what_does_not_fit_raises(content, words, tmp_path):
-    torch.save(content(official_state(V2)), tmp_path / 'w.pth')
+    torch.save(content(official_state(VMamba, V2)), tmp_path / 'w.pth')
     with pytest.raises(CheckpointError, match=words):
-        load(V2, tmp_path / 'w.pth')
+        load(VMamba, V2, tmp_path / 'w.pth')
 
 
 @pytest.mark.parametrize('variant', ['tiny_s1l8', 'base_s2l15', 'small_v0'])

@@ -1,0 +1,203 @@
+"""LocalVMamba: VMamba whose scans also run inside of local windows.
+
+Paper: arXiv 2403.09338. Parameter names are those of the official code (hunto/LocalMamba
+``classification/lib/models/local_vmamba.py`` at 75e5d1f), so that its files load as they are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mambaout_mm.checkpoints import vmamba as checkpoint_layout
+from mambaout_mm.ops.local_scan import DIRECTIONS, local_scan, local_unscan
+from mambaout_mm.registry import register_backbone
+
+from .arch import complete, is_published, look_up
+from .channel_gate import ChannelGate
+from .vmamba import (
+    LN_EPS,
+    SS2D,
+    PatchMerging,
+    VSSBlock,
+    VSSPyramid,
+    patch_embed_v0,
+)
+
+
+def _names_of_blocks(text: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(block.split()) for block in text.split(','))
+
+
+# What the authors' search found for each block; a stage starts on a new line.
+_TINY = _names_of_blocks("""
+    h h_flip w7 w7_flip, h_flip v_flip w2 w2_flip,
+    h_flip v_flip w2_flip w7, h_flip v v_flip w2,
+    h h_flip v_flip w2_flip, h_flip v_flip w2 w2_flip, h w2_flip w7 w7_flip, h h_flip v v_flip,
+    h v_flip w7 w7_flip, h_flip v w2 w7_flip, v v_flip w2 w7_flip, h h_flip v_flip w2_flip,
+    v_flip w2_flip w7 w7_flip,
+    h_flip v_flip w2_flip w7_flip, h_flip v w7 w7_flip
+""")
+_SMALL = _names_of_blocks("""
+    h v v_flip w7_flip, h h_flip v w7,
+    h_flip v v_flip w7, h_flip v w2_flip w7,
+    h_flip v w2_flip w7, h_flip v_flip w2 w7_flip, h_flip v v_flip w7, h v v_flip w7, h v v_flip w7,
+    h v v_flip w7_flip, h h_flip v v_flip, h v v_flip w2, v v_flip w2_flip w7, h h_flip v w2,
+    h_flip v v_flip w7_flip, h h_flip v v_flip, h v v_flip w7_flip, h v v_flip w7_flip,
+    h h_flip v_flip w7, h_flip v_flip w2_flip w7, h_flip v v_flip w7_flip, v v_flip w7 w7_flip,
+    h v v_flip w7_flip, h_flip v v_flip w2, h v v_flip w2_flip, h h_flip v w7, h h_flip w7 w7_flip,
+    h v_flip w2 w2_flip, h v_flip w2 w7, h v v_flip w7_flip, h_flip v w2_flip w7,
+    h_flip v_flip w7 w7_flip, h v w7 w7_flip
+""")
+
+# What the official code has in every block where it has no searched list (``local_vim_small``)
+DEFAULT_DIRECTIONS = ('h', 'h_flip', 'w2', 'w2_flip')
+
+_DIMS = (96, 192, 384, 768)
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    'tiny': dict(depths=(2, 2, 9, 2), dims=_DIMS, directions=_TINY),
+    'small': dict(depths=(2, 2, 27, 2), dims=_DIMS, directions=_SMALL),
+}
+
+ARCHITECTURE_DEFAULTS: dict[str, Any] = dict(directions=None, ssm_ratio=2.0, d_state=16)
+
+
+class LocalSS2D(SS2D):
+    """VMamba's v0 operator in directions of its own, each weighed by one gate before the sum.
+
+    Args:
+        dim (int): Channels.
+        ssm_ratio (float): D = int(ssm_ratio * dim) channels in each direction.
+        d_state (int): Size of a channel's state.
+        directions (Sequence[str]): Four of ``mambaout_mm.ops.local_scan.DIRECTIONS``.
+        published (bool): See :func:`mambaout_mm.ops.local_scan.local_unscan`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ssm_ratio: float,
+        d_state: int,
+        directions: Sequence[str],
+        published: bool,
+    ) -> None:
+        super().__init__(dim, ssm_ratio, d_state, gate=True)
+        self.directions = directions
+        self.published = published
+        self.multi_scan = nn.ModuleDict(dict(attn=ChannelGate(int(ssm_ratio * dim))))
+
+    def scan(self, x: Tensor) -> Tensor:
+        return local_scan(x, self.directions)
+
+    def merge(self, y: Tensor, height: int, width: int) -> Tensor:
+        # The scan's float32 stays under autocast; the norm in the gate wants its weights' dtype
+        y = y.to(self.out_norm.weight.dtype)
+        maps = local_unscan(y, self.directions, height, width, self.published)  # (N, 4, H, W, D)
+        gated = self.multi_scan['attn'](maps.flatten(2, 3))  # (N, 4, H * W, D)
+        return gated.sum(1).unflatten(1, (height, width))
+
+
+@register_backbone
+class LocalVMamba(VSSPyramid):
+    """LocalVMamba as a four-stage backbone for mmdet and mmseg (arXiv 2403.09338).
+
+    The first convolution has 4x4 patches without padding: an H or W that 4 does not divide is cut
+    (70x90 gives 17x22), as in the official code; every other step rounds up.
+
+    Args:
+        arch (str | dict): A published variant, ``tiny`` or ``small``; or a dict with ``depths`` and
+            ``dims`` (four integers each) and optionally ``directions`` (for each block four of
+            'h', 'h_flip', 'v', 'v_flip', 'w2', 'w2_flip', 'w7', 'w7_flip', as in
+            :func:`mambaout_mm.ops.local_scan.local_scan`; Defaults to h, h_flip, w2 and w2_flip in
+            each block), ``ssm_ratio`` (2) and ``d_state`` (16). Defaults to 'tiny'.
+        scan (str): How columns ('v', 'v_flip') are put back after the scan. 'corrected' inverts the
+            reading of them. 'published' is the authors' code: the same on square maps, on others it
+            permutes nearly all positions. The parameters are the same. On square maps, as those
+            that ImageNet weights were trained on, both are one network. Weights that the authors
+            trained on COCO need 'published'; new training, also from ImageNet weights, should use
+            'corrected'. Defaults to 'corrected'.
+        drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
+            at the last. Defaults to 0.0.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+
+    Raises:
+        ValueError: If ``arch`` or ``scan`` is unknown or one of its numbers does not fit.
+
+    Example:
+        >>> import torch
+        >>> from mambaout_mm import LocalVMamba
+        >>> backbone = LocalVMamba('tiny')
+        >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] = 'tiny',
+        scan: str = 'corrected',
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_norm: bool = True,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        numbers = resolve_arch(arch)
+        published = is_published(scan)
+        super().__init__(
+            depths=numbers['depths'],
+            dims=numbers['dims'],
+            out_indices=out_indices,
+            output_norm=output_norm,
+            norm_eps=LN_EPS,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        self.patch_embed = patch_embed_v0(self.dims[0])
+        ssm_ratio, d_state = numbers['ssm_ratio'], numbers['d_state']
+        directions = iter(numbers['directions'])
+
+        def block(dim: int, rate: float) -> VSSBlock:
+            op = LocalSS2D(dim, ssm_ratio, d_state, next(directions), published)
+            return VSSBlock(dim, op, mlp_ratio=0.0, drop_path=rate)
+
+        self.build_layers(drop_path_rate, block, downsample=PatchMerging)
+
+    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return checkpoint_layout.to_official(state_dict, 'LocalVMamba', self.num_stages)
+
+    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
+        variants = {name: resolve_arch(name) for name in ARCHITECTURES}
+        found = checkpoint_layout.measure(state_dict)
+        return checkpoint_layout.describe('LocalVMamba', found, variants)
+
+
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name or a key is unknown, ``depths`` or ``dims`` is missing, a number is
+            out of range, or ``directions`` are not four known ones for each block.
+    """
+    numbers = complete(look_up('LocalVMamba', arch, ARCHITECTURES), ARCHITECTURE_DEFAULTS)
+    if numbers['d_state'] < 1 or int(numbers['ssm_ratio'] * min(numbers['dims'])) < 8:
+        raise ValueError(
+            'd_state and ssm_ratio must leave at least one state and 8 channels, of which the gate '
+            f'keeps an eighth; got {numbers["d_state"]} and {numbers["ssm_ratio"]}'
+        )
+    blocks = sum(numbers['depths'])
+    directions = numbers['directions']
+    if directions is None:
+        directions = (DEFAULT_DIRECTIONS,) * blocks
+    if len(directions) != blocks:
+        raise ValueError(
+            f'directions must be four for each of the {blocks} blocks, got {len(directions)} blocks'
+        )
+    for four in directions:
+        if len(four) != 4 or not set(four) <= set(DIRECTIONS):
+            raise ValueError(
+                f'directions of a block must be four of {", ".join(DIRECTIONS)}; got {four!r}'
+            )
+    return {**numbers, 'directions': directions}
