@@ -22,15 +22,30 @@ from .compat import mmcv_ops as _mmcv_ops
 _mmcv_ops.install()
 _flop_counter.install()
 
-from .backbones import MambaOut, PyramidBackbone, TimmPyramid, VMamba  # noqa: E402
+from .backbones import (  # noqa: E402
+    EfficientVMamba,
+    LocalVim,
+    LocalVMamba,
+    MambaOut,
+    PlainMamba,
+    PyramidBackbone,
+    TimmPyramid,
+    Vim,
+    VMamba,
+)
 from .training import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = [
+    'EfficientVMamba',
     'LayerDecayOptimWrapperConstructor',
+    'LocalVMamba',
+    'LocalVim',
     'MambaOut',
+    'PlainMamba',
     'PyramidBackbone',
     'TimmPyramid',
     'VMamba',
+    'Vim',
     '__version__',
 ]
