@@ -10,6 +10,7 @@ from torch import nn
 from mambaout_mm.errors import near_names
 
 _OPTIONS = ('decay_rate', 'decay_type')
+_EMBEDDINGS = ('pos_embed', 'cls_token')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -17,8 +18,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Give the layer of id ``i`` out of ``n`` the learning rate ``lr * decay_rate ** (n - 1 - i)``.
 
     mmdet's and mmseg's ``LearningRateDecayOptimizerConstructor`` works for ConvNeXt by name, of
-    depth 9 or 27; this one asks ``model.backbone.get_layer_depth``. One-dimensional parameters and
-    biases get no weight decay, as there.
+    depth 9 or 27; this one asks ``model.backbone.get_layer_depth``. One-dimensional parameters,
+    biases, position embeddings and class tokens get no weight decay, as there.
 
     ``paramwise_cfg`` takes ``decay_rate`` (float) and ``decay_type``: ``'layer_wise'`` (default) or
     ``'stage_wise'``. Unlike mmdet's, the stage-wise form has no jump between the last stage and the
@@ -73,7 +74,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             layer, num_layers = backbone.get_layer_depth(
                 name, prefix='backbone.', stage_wise=stage_wise
             )
-            decayed = param.ndim > 1 and not name.endswith('.bias')
+            decayed = param.ndim > 1 and name.split('.')[-1] not in ('bias', *_EMBEDDINGS)
             group_name = f'layer_{layer}_{"decay" if decayed else "no_decay"}'
             if group_name not in groups:
                 scale = rate ** (num_layers - 1 - layer)

@@ -14,8 +14,9 @@ from mmengine.logging import HistoryBuffer, MMLogger
 from safetensors.torch import save_file
 
 from mambaout_mm import MambaOut
+from mambaout_mm.backbones import efficientvmamba, localvim, localvmamba, plainmamba, vim
 from mambaout_mm.checkpoints import CheckpointError, read_checkpoint
-from mambaout_mm.checkpoints.catalogue import CATALOGUE
+from mambaout_mm.checkpoints.catalogue import CATALOGUE, UNPUBLISHED
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 
@@ -339,7 +340,30 @@ def test_catalogue_has_the_published_files():
             variant, release = f'{variant[3:]}_v0', '%23v0cls'
         file = json.loads(path.read_text())['official']['released_checkpoint']
         expected[f'vmamba://{variant}'] = f'{vmamba}/{release}/{file}'
-    assert expected == CATALOGUE
+    families = ('mambaout://', 'vmamba://')
+    assert expected == {n: url for n, url in CATALOGUE.items() if n.startswith(families)}
+
+
+@pytest.mark.parametrize(
+    ('family', 'architectures'),
+    [
+        ('vim', vim.ARCHITECTURES),
+        ('localvim', localvim.ARCHITECTURES),
+        ('localvmamba', localvmamba.ARCHITECTURES),
+        ('efficientvmamba', efficientvmamba.ARCHITECTURES),
+        ('plainmamba', plainmamba.ARCHITECTURES),
+    ],
+)
+def test_every_variant_has_an_address_or_a_reason(family, architectures):
+    names = {n for n in {**CATALOGUE, **UNPUBLISHED} if n.startswith(f'{family}://')}
+    assert names == {f'{family}://{variant}' for variant in architectures}
+    assert not CATALOGUE.keys() & UNPUBLISHED.keys()
+
+
+def test_weights_that_nobody_can_have_are_named():
+    words = r'no weights localvmamba://tiny: its authors never released them .* set init_cfg=None'
+    with pytest.raises(CheckpointError, match=words):
+        load('localvmamba://tiny')
 
 
 def test_key_chooses_between_model_and_model_ema(tmp_path):

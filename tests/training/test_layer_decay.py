@@ -5,7 +5,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mambaout_mm import MambaOut
+from mambaout_mm import MambaOut, Vim
 
 SMALL_DIMS = (8, 16, 24, 32)
 
@@ -126,3 +126,14 @@ def test_a_step_moves_each_layer_by_its_rate():
     bias = 'backbone.stages.3.0.fc1.bias'
     moved = (dict(model.named_parameters())[bias] - before[bias]).abs().mean().item()
     assert moved == pytest.approx(0.5, rel=1e-3)
+
+
+def test_embeddings_are_not_decayed():
+    model = nn.Module()
+    model.backbone = Vim(dict(depths=(1, 1, 1, 1), dim=16))
+    groups = settings_by_name(model, optimizer_of(model, decay_rate=0.9))
+    assert groups['backbone.pos_embed']['weight_decay'] == 0
+    assert groups['backbone.cls_token']['weight_decay'] == 0
+    assert groups['backbone.patch_embed.proj.weight']['weight_decay'] > 0
+    assert groups['backbone.pos_embed']['lr'] == pytest.approx(0.9**5)
+    assert groups['backbone.layers.3.mixer.in_proj.weight']['lr'] == pytest.approx(0.9)
