@@ -37,6 +37,13 @@ PARAMS = {
     'maskrcnn_vmamba_t_s2l5': 50.21,
     'maskrcnn_vmamba_s': 69.65,
     'maskrcnn_vmamba_b': 107.93,
+    'maskrcnn_localvmamba_t': 45.03,
+    'maskrcnn_localvmamba_s': 69.25,
+    'maskrcnn_efficientvmamba_b': 53.22,
+    'maskrcnn_vim_t': 27.50,
+    'maskrcnn_vim_s': 47.48,
+    'maskrcnn_plainmamba_l1': 27.90,
+    'maskrcnn_plainmamba_l2': 47.83,
     'upernet_mambaout_femto': 34.43,
     'upernet_mambaout_kobe': 36.27,
     'upernet_mambaout_t': 54.05,
@@ -52,6 +59,13 @@ PARAMS = {
     'upernet_vmamba_t_s2l5': 62.36,
     'upernet_vmamba_s': 81.80,
     'upernet_vmamba_b': 122.07,
+    'upernet_localvmamba_t': 57.18,
+    'upernet_localvmamba_s': 81.40,
+    'upernet_efficientvmamba_b': 65.37,
+    'upernet_vim_t': 35.49,
+    'upernet_vim_s': 57.30,
+    'upernet_plainmamba_l1': 35.90,
+    'upernet_plainmamba_l2': 57.65,
 }
 # The paper's tables 2 and 3: parameters in millions, MACs in 1e9.
 PAPER_TABLES = {
@@ -94,6 +108,13 @@ VMAMBA_V0 = {
     ('upernet', 'small_v0'): 1081,
     ('upernet', 'base_v0'): 1226,
 }
+# Rows of UperNet that their papers print with heads of their own: channels of the head, parameters,
+# MACs. LocalVMamba's and EfficientVMamba-B's rows are checked at full size by `make costs`.
+AUTHORS_HEADS = {
+    ('EfficientVMamba', 'small'): (384, 29, 505),
+    ('PlainMamba', 'l2'): (512, 55, 285),
+    ('PlainMamba', 'l3'): (512, 81, 419),
+}
 # These two of the paper's rows (as VMamba's, from which it took them) leave out attention's two
 # matrix products, 5.2 and 7.0; its other rows of Swin have them, and so has our count: 359.2 and
 # 503.9. Swin's authors give 359 for Swin-S (README of Swin-Transformer-Object-Detection).
@@ -107,6 +128,12 @@ INIT = {
     'mambaout_mm.VMamba': lambda backbone: dict(
         checkpoint=f'vmamba://{backbone.arch}', key='model'
     ),
+    **{
+        f'mambaout_mm.{family}': lambda backbone: dict(
+            checkpoint=f'{backbone.type.split(".")[1].lower()}://{backbone.arch}'
+        )
+        for family in ('LocalVMamba', 'EfficientVMamba', 'Vim', 'PlainMamba')
+    },
     'mambaout_mm.TimmPyramid': lambda backbone: dict(
         checkpoint=f'timm://{backbone.model_name}.'
         + ('ms_in1k' if backbone.model_name.startswith('swin') else 'fb_in1k')
@@ -220,6 +247,25 @@ def test_vmambas_first_release_costs_what_its_table_says(head, arch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(('family', 'arch'), AUTHORS_HEADS)
+def test_costs_what_is_published_with_the_heads_of_its_authors(family, arch):
+    """Of two tiles of the image, and their difference for every further one."""
+    channels, params, macs = AUTHORS_HEADS[family, arch]
+    cfg = load_config('upernet_mambaout_t')
+    plain = dict(pyramid=None) if family == 'PlainMamba' else {}
+    cfg.model.backbone = dict(type=f'mambaout_mm.{family}', arch=arch, **plain)
+    widths = list(MODELS.build(cfg.model.backbone).out_channels)
+    cfg.model.decode_head.update(in_channels=widths, channels=channels)
+    cfg.model.auxiliary_head.in_channels = widths[2]
+    one, two = (model_complexity(cfg, (128, width)) for width in (128, 256))
+    assert one.params / 1e6 == pytest.approx(params, abs=1)
+    counted = one.macs + (SIZES['upernet'][0] * SIZES['upernet'][1] // 128**2 - 1) * (
+        two.macs - one.macs
+    )
+    assert counted / 1e9 == pytest.approx(macs, rel=0.02)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['maskrcnn_mambaout_t', 'upernet_vmamba_t'])
 def test_backbone_and_heads_add_up_to_the_whole(name):
     cfg = load_config(name)
@@ -271,7 +317,7 @@ def differences(ours, base, path=''):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_one_recipe(path):
     """Beside MambaOut-T's config of the same heads and length: the backbone and its widths."""
-    heads = re.match('(.+?)_(mambaout|convnext|swin|vmamba)_', path.stem)[1]
+    heads = re.match('(.+?)_(mambaout|convnext|swin|\\w*vmamba|vim|plainmamba)_', path.stem)[1]
     base = load_config(f'{heads}_mambaout_t{"_3x" if path.stem.endswith("_3x") else ""}')
     allowed = {f'model.{part}.in_channels' for part in ('neck', 'decode_head', 'auxiliary_head')}
     if path.stem in PUBLISHED_RATES:

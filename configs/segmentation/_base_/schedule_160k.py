@@ -12,10 +12,12 @@ optim_wrapper = dict(
         weight_decay=0.01,  # Swin
         fused=True,  # the same step in one kernel: benchmarks/NOTES.md
     ),
-    paramwise_cfg=dict(  # Swin; backbones other than Swin have no position bias
+    paramwise_cfg=dict(  # Swin; only Swin has position biases, only Vim and PlainMamba the last two
         custom_keys={
             'norm': dict(decay_mult=0.0),
             'relative_position_bias_table': dict(decay_mult=0.0),
+            'pos_embed': dict(decay_mult=0.0),
+            'cls_token': dict(decay_mult=0.0),
         }
     ),
 )

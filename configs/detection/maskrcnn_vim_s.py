@@ -1,0 +1,13 @@
+_base_ = ['./maskrcnn_mambaout_t.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mambaout_mm.Vim',
+        arch='small',
+        pyramid='last',  # ViTDet's, as in Vim's detection code
+        drop_path_rate=0.05,  # its training on ImageNet
+        init_cfg=dict(type='Pretrained', checkpoint='vim://small'),
+    ),
+    neck=dict(in_channels=[384, 384, 384, 384]),
+)

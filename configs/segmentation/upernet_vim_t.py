@@ -1,0 +1,14 @@
+_base_ = ['./upernet_mambaout_t.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mambaout_mm.Vim',
+        arch='tiny',
+        pyramid='taps',  # BEiT's, as in Vim's segmentation code
+        drop_path_rate=0.0,  # its training on ImageNet
+        init_cfg=dict(type='Pretrained', checkpoint='vim://tiny'),
+    ),
+    decode_head=dict(in_channels=[192, 192, 192, 192]),
+    auxiliary_head=dict(in_channels=192),
+)
