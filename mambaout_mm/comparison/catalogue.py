@@ -80,8 +80,9 @@ def _mambaout(scale: str, arch: str) -> Entry:
     return Entry(f'MambaOut-{scale}', 'Conv', backbone, f'MambaOut-{arch.capitalize()}')
 
 
-def _vmamba(name: str, arch: str, published: str) -> Entry:
-    return Entry(name, 'Conv+SSM', dict(type='mambaout_mm.VMamba', arch=arch), published)
+def _mamba(name: str, kind: str, arch: str, published: str = '') -> Entry:
+    backbone = dict(type=f'mambaout_mm.{kind}', arch=arch)
+    return Entry(name, 'Conv+SSM', backbone, published or name)
 
 
 def _timm(name: str, mixer: str, model_name: str) -> Entry:
@@ -96,13 +97,26 @@ ENTRIES = (
     _mambaout('T', 'tiny'),
     _mambaout('S', 'small'),
     _mambaout('B', 'base'),
-    _vmamba('VMamba-T', 'tiny_s1l8', 'VMamba-T[s1l8]'),
-    _vmamba('VMamba-T[s2l5]', 'tiny_s2l5', 'VMamba-T[s2l5]'),
-    _vmamba('VMamba-S', 'small_s2l15', 'VMamba-S[s2l15]'),
-    _vmamba('VMamba-B', 'base_s2l15', 'VMamba-B[s2l15]'),
-    _vmamba('VMamba-T v0', 'tiny_v0', 'VMamba-T'),
-    _vmamba('VMamba-S v0', 'small_v0', 'VMamba-S'),
-    _vmamba('VMamba-B v0', 'base_v0', 'VMamba-B'),
+    _mamba('VMamba-T', 'VMamba', 'tiny_s1l8', 'VMamba-T[s1l8]'),
+    _mamba('VMamba-T[s2l5]', 'VMamba', 'tiny_s2l5', 'VMamba-T[s2l5]'),
+    _mamba('VMamba-S', 'VMamba', 'small_s2l15', 'VMamba-S[s2l15]'),
+    _mamba('VMamba-B', 'VMamba', 'base_s2l15', 'VMamba-B[s2l15]'),
+    _mamba('VMamba-T v0', 'VMamba', 'tiny_v0', 'VMamba-T'),
+    _mamba('VMamba-S v0', 'VMamba', 'small_v0', 'VMamba-S'),
+    _mamba('VMamba-B v0', 'VMamba', 'base_v0', 'VMamba-B'),
+    _mamba('LocalVMamba-T', 'LocalVMamba', 'tiny'),
+    _mamba('LocalVMamba-S', 'LocalVMamba', 'small'),
+    _mamba('EfficientVMamba-T', 'EfficientVMamba', 'tiny'),
+    _mamba('EfficientVMamba-S', 'EfficientVMamba', 'small'),
+    _mamba('EfficientVMamba-B', 'EfficientVMamba', 'base'),
+    _mamba('Vim-Ti', 'Vim', 'tiny'),
+    _mamba('Vim-S', 'Vim', 'small'),
+    _mamba('Vim-B', 'Vim', 'base'),
+    _mamba('LocalVim-T', 'LocalVim', 'tiny'),
+    _mamba('LocalVim-S', 'LocalVim', 'small'),
+    _mamba('PlainMamba-L1', 'PlainMamba', 'l1'),
+    _mamba('PlainMamba-L2', 'PlainMamba', 'l2'),
+    _mamba('PlainMamba-L3', 'PlainMamba', 'l3'),
     _timm('ConvNeXt-T', 'Conv', 'convnext_tiny'),
     _timm('ConvNeXt-S', 'Conv', 'convnext_small'),
     _timm('ConvNeXt-B', 'Conv', 'convnext_base'),
@@ -121,6 +135,16 @@ PRESETS = {
     'tiny': ('MambaOut-T', 'VMamba-T', 'ConvNeXt-T', 'Swin-T'),
     'small': ('MambaOut-S', 'VMamba-S', 'ConvNeXt-S', 'Swin-S'),
     'base': ('MambaOut-B', 'VMamba-B', 'ConvNeXt-B', 'Swin-B'),
+    # One of each family, of 25 to 50 million parameters, or the nearest.
+    'mambas': (
+        'MambaOut-T',
+        'VMamba-T',
+        'LocalVMamba-T',
+        'EfficientVMamba-B',
+        'Vim-S',
+        'LocalVim-S',
+        'PlainMamba-L2',
+    ),
     'all': tuple(entry.name for entry in ENTRIES),
 }
 
@@ -175,7 +199,8 @@ def _look_up(name: str) -> list[Entry]:
     else:
         backbone = {'type': full, 'model_name' if kind == 'TimmPyramid' else 'arch': variant}
     same = [entry for entry in ENTRIES if entry.backbone == backbone]
-    mixer = {'MambaOut': 'Conv', 'VMamba': 'Conv+SSM'}.get(kind, '')
+    mixers = {entry.backbone['type']: entry.mixer for entry in ENTRIES}
+    mixer = '' if kind == 'TimmPyramid' else mixers.get(full, '')
     return same or [Entry(name, mixer, backbone, scope=scope)]
 
 

@@ -11,6 +11,8 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mambaout_mm.backbones.simple_pyramid import PlainBackbone
+
 from .catalogue import PYRAMID, WHOLE_MODELS, Entry, build_backbone, maps_of, whole_config
 from .complexity import build_model, count_by_operator, prepare_for_counting
 from .records import NAN, Record
@@ -22,6 +24,13 @@ LEFT_OUT = ('batch_norm', 'upsample_', 'adaptive_avg_pool')
 AS_IN_PAPER = 'MACs without BatchNorm and resizing'
 PAPER = 'arXiv 2405.07992'
 PUBLISHED_METHODS = {'Mask R-CNN': '1x', 'UperNet': '160k'}
+# Published costs of another UperNet than the one here (its own paper's or README's row).
+_STRIDE_16 = 'published with UperNet on four maps at stride 16'
+OTHER_HEADS = {
+    **dict.fromkeys(('LocalVim-T', 'LocalVim-S'), _STRIDE_16),
+    **dict.fromkeys(('PlainMamba-L1', 'PlainMamba-L2', 'PlainMamba-L3'), _STRIDE_16),
+    'EfficientVMamba-S': 'published with an UperNet of 384 channels',
+}
 
 
 class Count(NamedTuple):
@@ -49,8 +58,9 @@ def cost_records(
     Args:
         entry (Entry): The backbone.
         published (pd.DataFrame): Of :func:`.published.published_results`.
-        sizes (tuple[tuple[int, int], ...]): Heights and widths for the backbone alone. Defaults to
-            224x224, 800x1280 and 512x2048.
+        sizes (tuple[tuple[int, int], ...]): Heights and widths for the backbone alone; at 224x224,
+            as classifiers, plain networks are counted without their pyramid. Defaults to 224x224,
+            800x1280 and 512x2048.
 
     Yields:
         Record: 'params' and 'MACs' for each model and size.
@@ -69,10 +79,15 @@ def cost_records(
     for size in dict.fromkeys((*sizes, *whole_sizes)):
         own[size] = _count(backbone, size, params)
     for size in sizes:
-        row = _published_row(entry, published, 'ImageNet-1K', '300e') if size == (224, 224) else {}
+        row, macs = {}, own[size].macs
+        if size == (224, 224):
+            row = _published_row(entry, published, 'ImageNet-1K', '300e')
+            if isinstance(backbone, PlainBackbone):  # a classifier has no pyramid
+                plain = entry._replace(backbone={**entry.backbone, 'pyramid': None})
+                macs = _count(build_backbone(plain), size, params).macs
         yield Record(
             **common,
-            **_beside(own[size].macs / 1e9, row.get('macs_g'), row),
+            **_beside(macs / 1e9, row.get('macs_g'), row),
             quantity='MACs',
             unit='G',
             size=_text(size),
@@ -92,6 +107,8 @@ def cost_records(
             continue
         count = own[size] + count_heads(model, channels)
         row = _published_row(entry, published, model, PUBLISHED_METHODS[model])
+        if model == 'UperNet' and entry.published in OTHER_HEADS:
+            row = dict(note=OTHER_HEADS[entry.published])
         whole = common | dict(model=model)
         yield Record(
             **whole,
@@ -162,7 +179,7 @@ def _published_row(entry: Entry, published: pd.DataFrame, method: str, schedule:
 def _beside(value: float, printed: float | None, row: dict) -> dict:
     """A computed value and its published one, as arguments of a Record."""
     if printed is None or math.isnan(printed):
-        return dict(value=value, note='not published')
+        return dict(value=value, note=row.get('note') or 'not published')
     return dict(
         value=value,
         published=printed,

@@ -14,16 +14,19 @@ from timm.layers import Attention
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
-from mambaout_mm.backbones import MambaOut, TimmPyramid, VMamba
+from mambaout_mm.backbones import EfficientVMamba, LocalVMamba, MambaOut, TimmPyramid, VMamba
+from mambaout_mm.backbones.efficientvmamba import SqueezeExcitation
+from mambaout_mm.backbones.simple_pyramid import PlainBackbone
 from mambaout_mm.backbones.vmamba import SS2D
 
 from .catalogue import Entry, PlainViT, build_backbone, maps_of, stages_of
 from .cost import SIZES
 from .records import NAN, Record
 
+KNOWN = 'MambaOut, the visual Mambas, ConvNeXt, Swin and ViT'
 SIDE = 224  # of the image on which modules show their strides; no field depends on it
 WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-GLOBAL = (SS2D, Attention)
+GLOBAL = (SS2D, Attention, SqueezeExcitation)
 
 
 def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Record]:
@@ -40,6 +43,8 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
     """
     backbone = build_backbone(entry)
     channels, strides = maps_of(backbone)
+    if isinstance(backbone, PlainBackbone):  # one sequence, whatever the pyramid makes of it
+        channels, strides = (backbone.dim,), (backbone.patch_size,)
     common = dict(section='sequence', backbone=entry.name, mixer=entry.mixer, origin='computed')
     stages = stages_of(strides)
     for dim, stride, number in zip(channels, strides, stages, strict=True):
@@ -54,7 +59,7 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
         yield Record(**common, **stage, quantity='attention overtakes at', value=side, unit='px')
     fields = receptive_fields(backbone)
     for number in stages:
-        value, note = NAN, 'not computed: known for MambaOut, VMamba, ConvNeXt, Swin and ViT only'
+        value, note = NAN, f'not computed: known for {KNOWN} only'
         if fields is not None:
             value = fields[number]
             note = 'the whole image' if math.isinf(value) else ''
@@ -78,13 +83,15 @@ def receptive_fields(model: nn.Module) -> dict[int, float] | None:
     it infinite.
 
     Args:
-        model (nn.Module): MambaOut, VMamba, ConvNeXt, Swin or ViT; others may hold something that
-            is not known here.
+        model (nn.Module): MambaOut, a visual Mamba, ConvNeXt, Swin or ViT; others may hold
+            something that is not known here.
 
     Returns:
         dict[int, float] | None: By the number of the stage, from 1; None for other models.
     """
-    if not isinstance(model, MambaOut | VMamba | PlainViT) and not (
+    if isinstance(model, PlainBackbone):
+        return {3: math.inf}  # the first block scans the whole map
+    if not isinstance(model, MambaOut | VMamba | LocalVMamba | EfficientVMamba | PlainViT) and not (
         # Not ConvNeXt V2, whose response norm looks at the whole map.
         isinstance(model, TimmPyramid) and model.model_name.startswith(('convnext_', 'swin_'))
     ):

@@ -4,7 +4,11 @@ import pytest
 import torch
 from support import ROOT
 
+from mambaout_mm.backbones.efficientvmamba import ARCHITECTURES as EFFICIENTVMAMBA
+from mambaout_mm.backbones.localvmamba import ARCHITECTURES as LOCALVMAMBA
 from mambaout_mm.backbones.mambaout import ARCHITECTURES as MAMBAOUT
+from mambaout_mm.backbones.plainmamba import ARCHITECTURES as PLAINMAMBA
+from mambaout_mm.backbones.vim import ARCHITECTURES as VIM
 from mambaout_mm.backbones.vmamba import ARCHITECTURES as VMAMBA
 from mambaout_mm.comparison.catalogue import (
     CONTROL,
@@ -28,8 +32,9 @@ def test_every_published_name_is_in_the_published_results():
 
 def test_mambaout_stands_beside_a_scan_a_convolution_and_attention_in_every_preset():
     mixers = {entry.name: entry.mixer for entry in ENTRIES}
-    for preset in PRESETS.values():
-        assert {'Conv', 'Conv+SSM', 'Attn'} <= {mixers[name] for name in preset}
+    for name, preset in PRESETS.items():
+        kinds = {'Conv', 'Conv+SSM'} if name == 'mambas' else {'Conv', 'Conv+SSM', 'Attn'}
+        assert kinds <= {mixers[name] for name in preset}
         assert preset[0].startswith('MambaOut')
 
 
@@ -37,6 +42,7 @@ def test_all_holds_every_size_of_the_papers_families():
     archs = {entry.backbone.get('arch') for entry in ENTRIES}
     assert {name for name in MAMBAOUT if not name.endswith('_rw')} <= archs
     assert {name for name in VMAMBA if name.endswith('_v0')} <= archs
+    assert {*LOCALVMAMBA, *EFFICIENTVMAMBA, *VIM, *PLAINMAMBA} <= archs
     assert PRESETS['all'] == tuple(entry.name for entry in ENTRIES)
 
 
@@ -47,6 +53,10 @@ def test_all_holds_every_size_of_the_papers_families():
         (['mambaout-t', 'ViT-S/16'], ['MambaOut-T', 'ViT-S/16']),
         (['VMamba:small_s1l20'], ['VMamba:small_s1l20']),
         (['VMamba:tiny_s1l8'], ['VMamba-T']),
+        (
+            ['Vim:tiny', 'LocalVim:tiny_middle_cls_token'],
+            ['Vim-Ti', 'LocalVim:tiny_middle_cls_token'],
+        ),
         (['TimmPyramid:resnet18'], ['TimmPyramid:resnet18']),
         (['mmdet.ResNet:depth=18'], ['mmdet.ResNet:depth=18']),
         (

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from mambaout_mm import MambaOut, TimmPyramid, VMamba
+from mambaout_mm import (
+    EfficientVMamba,
+    LocalVim,
+    LocalVMamba,
+    MambaOut,
+    PlainMamba,
+    TimmPyramid,
+    Vim,
+    VMamba,
+)
 from mambaout_mm.comparison.catalogue import CONTROL, Entry, entries_of
 from mambaout_mm.comparison.erf import open_layer_scales
 from mambaout_mm.comparison.sequence import receptive_fields, sequence_records
@@ -84,11 +93,24 @@ def test_the_field_of_windows_is_a_bound():
 
 
 def test_a_scan_and_attention_reach_the_whole_image():
-    small = VMamba(dict(**SMALL))
-    assert receptive_fields(small) == dict.fromkeys((1, 2, 3, 4), math.inf)
-    assert support(small.eval(), 0, 64) == 64
+    for cls in (VMamba, LocalVMamba, EfficientVMamba):
+        small = cls(SMALL)
+        assert receptive_fields(small) == dict.fromkeys((1, 2, 3, 4), math.inf)
+        assert support(small.eval(), 0, 64) == 64
     notes = [r.note for r in sequence_records(CONTROL) if r.quantity.startswith('theoretical')]
     assert notes == ['the whole image']
+
+
+@pytest.mark.parametrize('cls', [Vim, LocalVim, PlainMamba])
+def test_a_plain_network_is_one_sequence_that_sees_everything(cls):
+    small = cls(dict(depths=(1, 1, 1, 1), dim=16), pyramid=None)
+    assert receptive_fields(small) == {3: math.inf}
+    assert support(small.eval(), 0, 64) == 64
+    kind = f'mambaout_mm.{cls.__name__}'
+    entry = Entry('p', '', dict(type=kind, arch=dict(depths=(1, 1, 1, 1), dim=16)))
+    records = list(sequence_records(entry, ((33, 65),)))
+    assert [r.value for r in records if r.quantity == 'tokens'] == [3 * 5]
+    assert {r.setting for r in records} == {'stage 3'}
 
 
 def test_fields_are_those_of_the_stages_that_are_returned():
