@@ -49,7 +49,7 @@ if [ -d "$WHEELS" ]; then
 fi
 # Tables of this run alone.
 rm -f "$OUT"/{gpu_train,selective_scan,gated_conv}.csv "$OUT"/speed_*/speed.csv
-rm -rf "$OUT"/comparison_{bf16,fp32}
+rm -rf "$OUT"/comparison_{bf16,fp32,mambas}
 
 # All of it, not only what is marked cuda: runs in the tests take the GPU where there is one.
 step 'test suite' python3 -m pytest -p no:cacheprovider
@@ -82,6 +82,8 @@ for dtype in bf16 fp32; do
     step "comparison, $dtype" python3 tools/compare.py --device cuda --dtype $dtype --train \
         --budget 240 --out "$OUT/comparison_$dtype"
 done
+step 'comparison of the visual Mambas' python3 tools/compare.py --device cuda --dtype bf16 \
+    --preset mambas --train --budget 240 --out "$OUT/comparison_mambas"
 
 printf '\n== summary\n%s' "$summary"
 for table in "$OUT"/*.csv "$OUT"/speed_*/speed.csv; do

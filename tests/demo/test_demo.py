@@ -69,9 +69,13 @@ def parameters_without_gradient(runner):
     return [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-# Of the other families one size: tests/configs shows that sizes differ in nothing but the backbone
-# and its widths, and runs the larger ones forward.
-SWEPT = [path for path in CONFIGS if '_mambaout_' in path.stem or path.stem.endswith('_t')]
+# Of the other families one size, and of most Mambas one task: tests/configs shows that sizes differ
+# in nothing but the backbone and its widths, and tests/backbones runs both pyramids backward.
+OTHERS = re.compile(
+    r'.*_(vmamba|convnext|swin)_t'
+    r'|maskrcnn_(localvmamba_t|vim_t)|upernet_(efficientvmamba_b|plainmamba_l1)'
+)
+SWEPT = [path for path in CONFIGS if '_mambaout_' in path.stem or OTHERS.fullmatch(path.stem)]
 
 
 @pytest.mark.slow
