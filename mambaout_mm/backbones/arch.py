@@ -36,7 +36,8 @@ def complete(
             Defaults to 'dims'.
 
     Raises:
-        ValueError: If a key is unknown, or ``depths`` or the width is missing.
+        ValueError: If a key is unknown, ``depths`` or the width is missing, or one of them or
+            ``d_state`` is not of its kind.
     """
     known = ['depths', width, *defaults]
     for key in arch:
@@ -45,10 +46,22 @@ def complete(
     if 'depths' not in arch or width not in arch:
         raise ValueError(f'arch needs depths and {width}, got only {sorted(arch)}')
     # Configs and command lines bring lists.
-    return {
+    numbers = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in {**defaults, **arch}.items()
     }
+    for name in {'depths', 'dims'} & numbers.keys():
+        values = numbers[name]
+        if not isinstance(values, tuple) or len(values) != 4 or not all(map(_is_count, values)):
+            raise ValueError(f'{name} must be four positive integers, got {values!r}')
+    for name in {'dim', 'd_state', 'patch_size'} & numbers.keys():
+        if not _is_count(numbers[name]):
+            raise ValueError(f'{name} must be a positive integer, got {numbers[name]!r}')
+    return numbers
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def is_published(scan: str) -> bool:

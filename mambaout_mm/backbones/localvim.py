@@ -12,51 +12,26 @@ from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import vim as checkpoint_layout
 from mambaout_mm.checkpoints.plain import describe
-from mambaout_mm.ops.local_scan import DIRECTIONS, local_scan, local_unscan
+from mambaout_mm.ops.local_scan import local_scan, local_unscan
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, is_published, look_up
 from .channel_gate import ChannelGate
+from .local_directions import LOCALVIM_TINY, complete_directions
 from .mamba_mixer import DirectionNames, MambaMixer
 from .simple_pyramid import resize_table
+from .ssm import EXPANSION
 from .vim import NORM_EPS, MambaBlock, PatchTokens, without_middle
 
 ROPE_SIDE = 14  # positions of the rotary embedding run from 0 to this, whatever the grid
 ROPE_BASE = 10_000
 
-# What the search found for the tiny variant, block by block. The released small one has the same
-# four in every block: its factory is defined twice, and the second definition counts.
-_SEARCHED = (
-    'h v_flip w7 w7_flip',
-    'h_flip w2_flip w7 w7_flip',
-    'h h_flip v w7',
-    'h h_flip v v_flip',
-    'h h_flip v v_flip',
-    'h h_flip v v_flip',
-    'h_flip v v_flip w7',
-    'h_flip v v_flip w2_flip',
-    'h h_flip v v_flip',
-    'h h_flip v v_flip',
-    'h v v_flip w2',
-    'h v v_flip w2_flip',
-    'h h_flip v_flip w7',
-    'h_flip v v_flip w2',
-    'h h_flip v v_flip',
-    'h v w2 w2_flip',
-    'v v_flip w2 w7',
-    'h h_flip v w2',
-    'h h_flip w2_flip w7',
-    'v v_flip w2 w2_flip',
-)
-SEARCHED = tuple(tuple(names.split()) for names in _SEARCHED)
-FIXED = ('h', 'h_flip', 'w2', 'w2_flip')
-
 _DEPTHS = (5, 5, 5, 5)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    'tiny': dict(depths=_DEPTHS, dim=192, directions=SEARCHED),
+    'tiny': dict(depths=_DEPTHS, dim=192, directions=LOCALVIM_TINY),
     'small': dict(depths=_DEPTHS, dim=384),
     'tiny_middle_cls_token': dict(
-        depths=_DEPTHS, dim=192, directions=SEARCHED, class_token=True, rope=False
+        depths=_DEPTHS, dim=192, directions=LOCALVIM_TINY, class_token=True, rope=False
     ),
 }
 DEFAULTS: dict[str, Any] = dict(
@@ -127,7 +102,7 @@ class LocalMixer(MambaMixer):
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotate pairs of channels by angles that grow with the token's row and column.
+    """Angles that grow with a token's row and column, by which pairs of its channels are rotated.
 
     The first half of the channels turns with the row, the second with the column; frequencies are
     ``10000 ** (-2 j / d)`` with d half of the channels, positions are scaled to 14. For another
@@ -153,14 +128,23 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer('freqs_cos', angle.cos())
         self.register_buffer('freqs_sin', angle.sin())
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Rotate tokens (N, L, dim) of a map of that height and width."""
-        cos, sin = (
-            resize_table(table[None], self.grid, size) for table in (self.freqs_cos, self.freqs_sin)
+    def tables(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, (1, L, dim) each, for a map of that height and width."""
+        return (
+            resize_table(self.freqs_cos[None], self.grid, size),
+            resize_table(self.freqs_sin[None], self.grid, size),
         )
+
+
+class RotatedBlock(MambaBlock):
+    """A block whose tokens (N, L, dim) are rotated first, by :meth:`RotaryEmbedding.tables`."""
+
+    def forward(
+        self, tokens: Tensor, size: tuple[int, int], cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
         even, odd = tokens.unflatten(-1, (-1, 2)).unbind(-1)
         quarter_turn = torch.stack((-odd, even), dim=-1).flatten(-2)
-        return tokens * cos + quarter_turn * sin
+        return super().forward(tokens * cos + quarter_turn * sin, size)
 
 
 @register_backbone
@@ -170,11 +154,6 @@ class LocalVim(PatchTokens):
     20 blocks on tokens of 16x16 pixels. Images of any size are padded with zeros to whole patches;
     position embeddings are resized to them (bicubic), as in the official code.
 
-    Weights published by the authors were trained with a way back from vertical scans that permutes
-    tokens on maps that are not square. On square maps, ImageNet's, ``scan`` makes no difference. On
-    others, loaded weights see with 'corrected' what they saw in training, and with 'published' what
-    the authors' code made of such maps.
-
     Args:
         arch (str | dict): 'tiny', 'small', 'tiny_middle_cls_token', or a dict with ``depths``
             (blocks up to each of four taps) and ``dim`` and optionally ``directions`` (for each
@@ -182,8 +161,14 @@ class LocalVim(PatchTokens):
             ``d_state`` (16), ``patch_size`` (16), ``img_size`` (224; or height and width: of the
             images that the position embedding is for), ``class_token`` (False), ``rope``
             (rotary embedding of the stream before each block; True) and ``rms_norm`` (True; else
-            LayerNorm in the blocks, as in the authors' detectors). Defaults to 'tiny'.
-        scan (str): 'corrected' or 'published', see above. Defaults to 'corrected'.
+            LayerNorm in the blocks, as in the authors' detectors: weights of classifiers, which
+            have no biases there, do not fit). Defaults to 'tiny'.
+        scan (str): How columns ('v', 'v_flip') are put back after the scan. 'corrected' inverts the
+            reading of them. 'published' is the authors' code: the same on square maps, on others it
+            permutes nearly all positions. The parameters are the same. On square maps, as those
+            that ImageNet weights were trained on, both are one network. Weights that the authors
+            trained on COCO need 'published'; new training, also from ImageNet weights, should use
+            'corrected'. Defaults to 'corrected'.
         pyramid, features: See :class:`PlainBackbone`. The authors' detectors use 'last', their
             segmentors the four maps without a pyramid, both of features 'mixer'. Default to 'taps'
             and 'mixer'.
@@ -228,7 +213,8 @@ class LocalVim(PatchTokens):
                 published,
             )
             norm = nn.RMSNorm if numbers['rms_norm'] else nn.LayerNorm
-            return MambaBlock(norm(dim, eps=NORM_EPS), mixer, rate)
+            kind = RotatedBlock if numbers['rope'] else MambaBlock
+            return kind(norm(dim, eps=NORM_EPS), mixer, rate)
 
         super().__init__(
             numbers,
@@ -246,20 +232,17 @@ class LocalVim(PatchTokens):
         self.rope = RotaryEmbedding(dim, self.grid) if numbers['rope'] else None
         self.freeze_stages()
 
-    def run_block(self, block: nn.Module, tokens: Tensor, size: tuple[int, int]) -> Any:
-        if self.rope is not None:
-            tokens = self.rope(tokens, size)
-        return super().run_block(block, tokens, size)
+    def for_blocks(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return () if self.rope is None else self.rope.tables(size)
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         # A classifier's final norm is for its stream, not for what a mixer adds.
         backbone = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
-        return self.without_unbuilt(
-            checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0')
-        )
+        return checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0')
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        return describe('LocalVim', state_dict, ARCHITECTURES)
+        variants = {name: resolve_arch(name) for name in ARCHITECTURES}
+        return describe('LocalVim', state_dict, variants)
 
 
 def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
@@ -270,15 +253,11 @@ def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
             or numbers do not fit together.
     """
     numbers = complete(look_up('LocalVim', arch, ARCHITECTURES), DEFAULTS, width='dim')
-    depth = sum(numbers['depths'])
-    directions = numbers['directions'] or (FIXED,) * depth
-    if len(directions) != depth:
-        raise ValueError(f'directions are given for {len(directions)} blocks, depths are {depth}')
-    for name in (name for block in directions for name in block):
-        if name not in DIRECTIONS:
-            raise ValueError(f'unknown direction {name!r}; known: {", ".join(DIRECTIONS)}')
     if numbers['class_token'] and numbers['rope']:
         raise ValueError('class_token needs rope=False: a class token has no place to rotate by')
     if numbers['rope'] and numbers['dim'] % 4:
         raise ValueError(f'rope needs a dim that 4 divides, got {numbers["dim"]}')
+    if EXPANSION * numbers['dim'] < 8:
+        raise ValueError(f'dim must be at least 4 for the gate, got {numbers["dim"]}')
+    directions = complete_directions(numbers['directions'], sum(numbers['depths']))
     return {**numbers, 'directions': directions}

@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import vmamba as checkpoint_layout
-from mambaout_mm.ops.local_scan import DIRECTIONS, local_scan, local_unscan
+from mambaout_mm.ops.local_scan import local_scan, local_unscan
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, is_published, look_up
 from .channel_gate import ChannelGate
+from .local_directions import LOCALVMAMBA_SMALL, LOCALVMAMBA_TINY, complete_directions
 from .vmamba import (
     LN_EPS,
     SS2D,
@@ -24,40 +25,11 @@ from .vmamba import (
     patch_embed_v0,
 )
 
-
-def _names_of_blocks(text: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(block.split()) for block in text.split(','))
-
-
-# What the authors' search found for each block; a stage starts on a new line.
-_TINY = _names_of_blocks("""
-    h h_flip w7 w7_flip, h_flip v_flip w2 w2_flip,
-    h_flip v_flip w2_flip w7, h_flip v v_flip w2,
-    h h_flip v_flip w2_flip, h_flip v_flip w2 w2_flip, h w2_flip w7 w7_flip, h h_flip v v_flip,
-    h v_flip w7 w7_flip, h_flip v w2 w7_flip, v v_flip w2 w7_flip, h h_flip v_flip w2_flip,
-    v_flip w2_flip w7 w7_flip,
-    h_flip v_flip w2_flip w7_flip, h_flip v w7 w7_flip
-""")
-_SMALL = _names_of_blocks("""
-    h v v_flip w7_flip, h h_flip v w7,
-    h_flip v v_flip w7, h_flip v w2_flip w7,
-    h_flip v w2_flip w7, h_flip v_flip w2 w7_flip, h_flip v v_flip w7, h v v_flip w7, h v v_flip w7,
-    h v v_flip w7_flip, h h_flip v v_flip, h v v_flip w2, v v_flip w2_flip w7, h h_flip v w2,
-    h_flip v v_flip w7_flip, h h_flip v v_flip, h v v_flip w7_flip, h v v_flip w7_flip,
-    h h_flip v_flip w7, h_flip v_flip w2_flip w7, h_flip v v_flip w7_flip, v v_flip w7 w7_flip,
-    h v v_flip w7_flip, h_flip v v_flip w2, h v v_flip w2_flip, h h_flip v w7, h h_flip w7 w7_flip,
-    h v_flip w2 w2_flip, h v_flip w2 w7, h v v_flip w7_flip, h_flip v w2_flip w7,
-    h_flip v_flip w7 w7_flip, h v w7 w7_flip
-""")
-
-# What the official code has in every block where it has no searched list (``local_vim_small``)
-DEFAULT_DIRECTIONS = ('h', 'h_flip', 'w2', 'w2_flip')
-
 _DIMS = (96, 192, 384, 768)
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    'tiny': dict(depths=(2, 2, 9, 2), dims=_DIMS, directions=_TINY),
-    'small': dict(depths=(2, 2, 27, 2), dims=_DIMS, directions=_SMALL),
+    'tiny': dict(depths=(2, 2, 9, 2), dims=_DIMS, directions=LOCALVMAMBA_TINY),
+    'small': dict(depths=(2, 2, 27, 2), dims=_DIMS, directions=LOCALVMAMBA_SMALL),
 }
 
 ARCHITECTURE_DEFAULTS: dict[str, Any] = dict(directions=None, ssm_ratio=2.0, d_state=16)
@@ -182,22 +154,10 @@ def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
             out of range, or ``directions`` are not four known ones for each block.
     """
     numbers = complete(look_up('LocalVMamba', arch, ARCHITECTURES), ARCHITECTURE_DEFAULTS)
-    if numbers['d_state'] < 1 or int(numbers['ssm_ratio'] * min(numbers['dims'])) < 8:
+    if int(numbers['ssm_ratio'] * min(numbers['dims'])) < 8:
         raise ValueError(
-            'd_state and ssm_ratio must leave at least one state and 8 channels, of which the gate '
-            f'keeps an eighth; got {numbers["d_state"]} and {numbers["ssm_ratio"]}'
+            'ssm_ratio must leave at least 8 channels, of which the gate keeps an eighth; got '
+            f'{numbers["ssm_ratio"]}'
         )
-    blocks = sum(numbers['depths'])
-    directions = numbers['directions']
-    if directions is None:
-        directions = (DEFAULT_DIRECTIONS,) * blocks
-    if len(directions) != blocks:
-        raise ValueError(
-            f'directions must be four for each of the {blocks} blocks, got {len(directions)} blocks'
-        )
-    for four in directions:
-        if len(four) != 4 or not set(four) <= set(DIRECTIONS):
-            raise ValueError(
-                f'directions of a block must be four of {", ".join(DIRECTIONS)}; got {four!r}'
-            )
+    directions = complete_directions(numbers['directions'], sum(numbers['depths']))
     return {**numbers, 'directions': directions}

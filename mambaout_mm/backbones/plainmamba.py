@@ -21,9 +21,8 @@ from mambaout_mm.ops.snake_scan import MOVES, snake_merge, snake_moves, snake_sc
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, is_published, look_up
-from .mamba_mixer import EXPANSION, decays, init_decays, init_steps
-from .pyramid import drop_path_rates
-from .simple_pyramid import PlainBackbone, position_grid, resize_table
+from .simple_pyramid import PlainBackbone, block_rates, position_grid, resize_table
+from .ssm import EXPANSION, decays, init_decays, init_steps
 from .vmamba import init_linear
 
 DIRECTIONS = 4
@@ -116,14 +115,14 @@ class SnakeMixer(nn.Module):
         init_decays(self.A_log)
         trunc_normal_(self.direction_Bs, std=0.02)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Mix tokens (N, L, dim), those of a map of that height and width row by row."""
+    def forward(self, tokens: Tensor, size: tuple[int, int], moves: Tensor) -> Tensor:
+        """Mix tokens (N, L, dim) of a map of that height and width, given its `snake_moves`."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)  # (N, L, E)
         x = x.unflatten(1, size).permute(0, 3, 1, 2)  # (N, E, H, W)
         x = F.silu(self.conv2d(x)).permute(0, 2, 3, 1)  # (N, H, W, E)
         dt, B, C = self.x_proj(x).split(self.parameter_sizes, dim=-1)
         dt = dt @ self.dt_proj.weight.T  # (N, H, W, E)
-        B = self.steps(B) + F.embedding(snake_moves(*size, device=x.device), self.direction_Bs)
+        B = self.steps(B) + F.embedding(moves, self.direction_Bs)  # (N, 4, L, d_state)
         bias = self.dt_proj.bias
         y = selective_scan(
             snake_scan(x).transpose(2, 3),
@@ -165,8 +164,10 @@ class PlainMambaLayer(nn.Module):
             conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
             self.dw = nn.Sequential(conv, nn.BatchNorm2d(dim), nn.GELU())
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        added = self.mamba(self.norm(tokens), size)
+    def forward(
+        self, tokens: Tensor, size: tuple[int, int], moves: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        added = self.mamba(self.norm(tokens), size, moves)
         tokens = tokens + self.drop_path(added)
         if self.dw is not None:
             tokens = to_tokens(self.dw(tokens.unflatten(1, size).permute(0, 3, 1, 2)))
@@ -190,6 +191,9 @@ class PlainMamba(PlainBackbone):
     Paper: arXiv 2403.17695. 24 or 36 layers on tokens of 16x16 pixels, for images of any size; the
     position embedding is resized to them (bicubic), as in the official code. The authors' detectors
     have a ViT-Adapter around these layers, their segmentors the four maps without a pyramid.
+
+    It has BatchNorm, which trains on each GPU's own images; with ``with_cp`` that of L1's first
+    layer updates its running statistics twice for each image.
 
     Args:
         arch (str | dict): 'l1', 'l2', 'l3', or a dict with ``depths`` (layers up to each of four
@@ -252,7 +256,7 @@ class PlainMamba(PlainBackbone):
         self.patch_embed = PatchEmbed(dim, patch_size, numbers['num_convs_patch_embed'])
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid), dim))
         trunc_normal_(self.pos_embed, std=0.02)
-        rates = list(chain.from_iterable(drop_path_rates(drop_path_rate, self.depths)))
+        rates = block_rates(drop_path_rate, self.depths)
         self.layers = nn.ModuleList(
             PlainMambaLayer(
                 SnakeMixer(dim, numbers['d_state'], published),
@@ -272,11 +276,15 @@ class PlainMamba(PlainBackbone):
     def stem(self) -> list[nn.Module | nn.Parameter]:
         return [self.patch_embed, self.pos_embed]
 
+    def for_blocks(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return (snake_moves(*size, device=self.pos_embed.device),)
+
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.without_unbuilt(checkpoint_layout.to_own(state_dict, self.ends))
+        return checkpoint_layout.to_own(state_dict, self.ends)
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        return describe('PlainMamba', state_dict, ARCHITECTURES)
+        variants = {name: resolve_arch(name) for name in ARCHITECTURES}
+        return describe('PlainMamba', state_dict, variants)
 
 
 def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
@@ -292,10 +300,18 @@ def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
             f'patch_size must be a multiple of {STEM_STRIDE}, the stride of the first convolution, '
             f'got {numbers["patch_size"]}'
         )
-    depth = sum(numbers['depths'])
-    if not set(numbers['layers_with_dwconv']) <= set(range(depth)):
+    if (
+        not isinstance(numbers['num_convs_patch_embed'], int)
+        or numbers['num_convs_patch_embed'] < 0
+    ):
+        raise ValueError(
+            'num_convs_patch_embed must be a number of convolutions, got '
+            f'{numbers["num_convs_patch_embed"]!r}'
+        )
+    depth, with_dwconv = sum(numbers['depths']), numbers['layers_with_dwconv']
+    if not isinstance(with_dwconv, tuple) or not set(with_dwconv) <= set(range(depth)):
         raise ValueError(
             f'layers_with_dwconv must be out of 0 to {depth - 1}, the layers that depths give, got '
-            f'{numbers["layers_with_dwconv"]}'
+            f'{with_dwconv}'
         )
     return numbers

@@ -1,6 +1,7 @@
 """The contract of a backbone for dense prediction, written once for every family."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -163,6 +164,15 @@ class PyramidBackbone(BaseModule):
             CheckpointError: If ``state_dict`` is not of this family.
         """
         raise NotImplementedError
+
+    def is_unbuilt(self, name: str) -> bool:
+        """Whether a parameter belongs to a stage that this model does without.
+
+        Each stage of a family is a numbered child: stages.3.0.fc1, downsample_layers.3.conv,
+        layers.3.
+        """
+        unbuilt = '|'.join(map(str, range(self.num_stages, 4)))
+        return unbuilt != '' and re.match(rf'^\w+\.({unbuilt})\.', name) is not None
 
     def rename_published(self, state_dict: dict[str, Tensor], prefix: str = '') -> None:
         """Give a published layout's parameters their names here, in place.

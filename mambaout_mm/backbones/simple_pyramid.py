@@ -4,25 +4,27 @@ Vim, LocalVim and PlainMamba keep their tokens at stride 16. Two ways lead from 
 that FPN and UperNet take, both with one or two transposed convolutions for strides 4 and 8 and a
 pooling for stride 32:
 
-* 'last': all levels from the last block's map, LayerNorm between the transposed convolutions. The
-  simple feature pyramid of ViTDet (arXiv 2203.16527, section 3), whose further convolutions to 256
-  channels are those of FPN here. Vim's and LocalVim's detection code does it.
+* 'last': all levels from the last block's map, LayerNorm between the transposed convolutions, as in
+  the simple feature pyramid of ViTDet (arXiv 2203.16527, section 3) and in Vim's and LocalVim's
+  detection code. ViTDet narrows the channels here and takes each level to 256 by itself; here the
+  width stays and FPN follows, as behind every other backbone.
 * 'taps': each level from a map of its own, a quarter of the blocks apart, BatchNorm between the
-  transposed convolutions. BEiT's way (arXiv 2106.08254, appendix), that of Vim's segmentation code
+  transposed convolutions. BEiT's way (arXiv 2106.08254), that of Vim's segmentation code
   (hustvl/Vim ``seg/backbone/vim.py`` at dd0358a, ``if_fpn``).
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pyramid import STAGE_STRIDES, PyramidBackbone
+from .pyramid import STAGE_STRIDES, PyramidBackbone, drop_path_rates
 
 STRIDE = 16  # of the tokens
+STEM = ('patch_embed', 'pos_embed', 'cls_token', 'rope')  # what precedes the blocks, by name
 PYRAMIDS = ('last', 'taps')
 FEATURES = ('residual', 'mixer')
 
@@ -51,10 +53,11 @@ def pyramid_level(stride: int, dim: int, norm: type[nn.Module]) -> nn.Module:
 class PlainBackbone(PyramidBackbone):
     """A network of one resolution as four stages of blocks, and their maps as a pyramid.
 
-    A family builds its stem and ``layers``, blocks that take ``(tokens, size)`` and give the tokens
-    after them and what they added to them, and ends its ``__init__`` with :meth:`freeze_stages`. It
-    provides :meth:`embed`, :meth:`stem`, :meth:`convert_checkpoint` and
-    :meth:`describe_checkpoint`.
+    A family builds its stem and ``layers``, blocks that take ``(tokens, size)`` and what
+    :meth:`for_blocks` gives, and return the tokens after them and what they added to them. It ends
+    its ``__init__`` with :meth:`freeze_stages` and provides :meth:`embed`, :meth:`stem`,
+    :meth:`convert_checkpoint` and :meth:`describe_checkpoint`; in place of ``forward_stage`` it has
+    :meth:`forward` here.
 
     Maps are cut to ceil(H / stride) x ceil(W / stride): what the padding of the image to whole
     patches brought is left out.
@@ -131,8 +134,12 @@ class PlainBackbone(PyramidBackbone):
         raise NotImplementedError
 
     def stem(self) -> list[nn.Module | nn.Parameter]:
-        """What :meth:`embed` uses."""
+        """What of :meth:`embed` is trained."""
         raise NotImplementedError
+
+    def for_blocks(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What all blocks need to know of a map of that height and width."""
+        return ()
 
     def to_map(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """The map (N, height, width, dim) in tokens (N, L, dim)."""
@@ -149,14 +156,16 @@ class PlainBackbone(PyramidBackbone):
         """
         image_size = x.shape[2:]
         tokens, size = self.embed(x)
+        inputs = (size, *self.for_blocks(size))
         maps = {}
         for i, end in enumerate(self.ends[: self.num_stages]):
             for block in self.layers[end - self.depths[i] : end]:
-                tokens, added = self.run_block(block, tokens, size)
+                tokens, added = self.run_block(block, tokens, *inputs)
             if i in self.taps:
                 tapped = self.to_map(tokens if self.features == 'residual' else added, size)
                 if self.output_norm:
-                    tapped = getattr(self, f'norm{i}')(tapped)
+                    norm = getattr(self, f'norm{i}')
+                    tapped = norm(tapped.to(norm.weight.dtype))
                 maps[i] = tapped.permute(0, 3, 1, 2)  # (N, C, H, W)
         if self.pyramid is None:
             return tuple(maps.values())
@@ -174,10 +183,12 @@ class PlainBackbone(PyramidBackbone):
 
     def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
         part, *rest = param_name.split('.')
-        if part != 'layers':
-            return None if part.startswith(('norm', 'fpn')) else (0, None)
+        if part in STEM:
+            return 0, None
+        if part != 'layers' or int(rest[0]) >= self.ends[-1]:
+            return None
         layer = int(rest[0])
-        stage = next((i for i, end in enumerate(self.ends) if layer < end), 4)
+        stage = next(i for i, end in enumerate(self.ends) if layer < end)
         return stage, layer - self.ends[stage] + self.depths[stage]
 
     def get_layer_depth(
@@ -200,26 +211,30 @@ class PlainBackbone(PyramidBackbone):
             return 0, num_layers
         return self.ends[stage] - self.depths[stage] + block + 1, num_layers
 
-    def without_unbuilt(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out the layers that this architecture has and ``out_indices`` does not need."""
-        unbuilt = {f'layers.{j}' for j in range(self.ends[self.num_stages - 1], self.ends[-1])}
-        return {
-            name: x
-            for name, x in state_dict.items()
-            if '.'.join(name.split('.')[:2]) not in unbuilt
-        }
+    def is_unbuilt(self, name: str) -> bool:
+        """Whether a parameter is of a layer that this architecture has and this model not."""
+        part, *rest = name.split('.')
+        built = self.ends[self.num_stages - 1]
+        return part == 'layers' and rest[0].isdigit() and built <= int(rest[0]) < self.ends[-1]
 
 
 def position_grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
     """Height and width in patches of the images that a position embedding is for.
 
     Raises:
-        ValueError: If patches do not divide them.
+        ValueError: If they are not one or two positive integers that the patch size divides.
     """
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if height % patch_size or width % patch_size or min(height, width) < 1:
+    sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if not isinstance(sides, Sequence) or [type(side) for side in sides] != [int, int]:
+        raise ValueError(f'img_size must be an integer or height and width, got {img_size!r}')
+    if min(sides) < 1 or any(side % patch_size for side in sides):
         raise ValueError(f'img_size {img_size} is no multiple of patch_size {patch_size}')
-    return height // patch_size, width // patch_size
+    return sides[0] // patch_size, sides[1] // patch_size
+
+
+def block_rates(drop_path_rate: float, depths: Sequence[int]) -> list[float]:
+    """Stochastic-depth rate of every block, rising linearly from 0 at the first to the last."""
+    return list(chain.from_iterable(drop_path_rates(drop_path_rate, depths)))
 
 
 def resize_table(table: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -9,7 +9,6 @@ directions (``if_divide_out``), RMSNorm, absolute position embedding, class toke
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -23,8 +22,7 @@ from mambaout_mm.registry import register_backbone
 
 from .arch import complete, look_up
 from .mamba_mixer import DirectionNames, MambaMixer
-from .pyramid import drop_path_rates
-from .simple_pyramid import PlainBackbone, position_grid, resize_table
+from .simple_pyramid import PlainBackbone, block_rates, position_grid, resize_table
 
 NORM_EPS = 1e-5
 
@@ -51,7 +49,13 @@ class BidirectionalMixer(MambaMixer):
 
 
 class MambaBlock(nn.Module):
-    """Tokens plus ``mixer(norm(tokens))``, and what the mixer gave."""
+    """Tokens plus ``mixer(norm(tokens))``, and what the mixer gave.
+
+    Args:
+        norm (nn.Module): Over the channels of a token.
+        mixer (nn.Module): Takes tokens (N, L, dim) and the map's height and width.
+        drop_path (float): Rate of stochastic depth.
+    """
 
     def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path: float) -> None:
         super().__init__()
@@ -92,7 +96,7 @@ class PatchTokens(PlainBackbone):
         self.patch_embed = nn.Sequential(OrderedDict(proj=proj))
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid) + class_token, dim))
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
-        rates = list(chain.from_iterable(drop_path_rates(drop_path_rate, self.depths)))
+        rates = block_rates(drop_path_rate, self.depths)
         self.layers = nn.ModuleList(
             block(j, rates[j]) for j in range(self.ends[self.num_stages - 1])
         )
@@ -199,15 +203,16 @@ class Vim(PatchTokens):
         self.freeze_stages()
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.features == 'mixer':  # a classifier's final norm is for its stream
+            state_dict = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
         own = checkpoint_layout.to_own(state_dict, 'Vim', '.mixer.A_b_log')
-        if self.features == 'mixer':
-            own.pop('norm3.weight', None)  # for the stream
         if self.cls_token is None and own.pop('cls_token', None) is not None:
             own['pos_embed'], _ = without_middle(own['pos_embed'])
-        return self.without_unbuilt(own)
+        return own
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        return describe('Vim', state_dict, ARCHITECTURES)
+        variants = {name: dict(resolve_arch(name), class_token=True) for name in ARCHITECTURES}
+        return describe('Vim', state_dict, variants)
 
 
 def with_middle(tokens: Tensor, token: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, look_up
-from .mamba_mixer import decays, init_decays, init_steps
 from .pyramid import PyramidBackbone, drop_path_rates
+from .ssm import decays, init_decays, init_steps
 
 LN_EPS = 1e-5
 DIRECTIONS = 4
@@ -359,11 +359,8 @@ def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
     if version not in VERSION_DEFAULTS:
         raise ValueError(f'version must be one of {", ".join(VERSION_DEFAULTS)}, got {version!r}')
     numbers = complete(arch, {'version': version, **VERSION_DEFAULTS[version]})
-    if numbers['d_state'] < 1 or int(numbers['ssm_ratio'] * min(numbers['dims'])) < 1:
-        raise ValueError(
-            f'd_state and ssm_ratio must leave at least one state and one channel, got '
-            f'{numbers["d_state"]} and {numbers["ssm_ratio"]}'
-        )
+    if int(numbers['ssm_ratio'] * min(numbers['dims'])) < 1:
+        raise ValueError(f'ssm_ratio must leave at least one channel, got {numbers["ssm_ratio"]}')
     return numbers
 
 

@@ -121,16 +121,14 @@ def check_backbone(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -
         CheckpointError: If anything else is missing, unexpected, or of another shape.
     """
     own = backbone.state_dict()
-    fresh = [name for name in own if name not in state_dict and _may_be_fresh(name)]
-    # Each stage of a family is a numbered child: stages.3.0.fc1, downsample_layers.3.conv, layers.3
-    unbuilt = re.compile(rf'^\w+\.[{backbone.num_stages}-3]\.') if backbone.num_stages < 4 else None
+    missing, unused = _optional(own) - _optional(state_dict), _optional(state_dict) - _optional(own)
     left_out = {
         name
         for name in state_dict
-        if name not in own and (_may_be_fresh(name) or (unbuilt and unbuilt.match(name)))
+        if name not in own and (name.split('.')[0] in unused or backbone.is_unbuilt(name))
     }
     problems = differences(
-        {name: tensor for name, tensor in own.items() if name not in fresh},
+        {name: tensor for name, tensor in own.items() if name.split('.')[0] not in missing},
         {name: tensor for name, tensor in state_dict.items() if name not in left_out},
     )
     if problems:
@@ -138,7 +136,7 @@ def check_backbone(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -
             f'it holds {backbone.describe_checkpoint(state_dict)}, which does not fit this model '
             f'of depths {backbone.depths}, dims {backbone.dims}: {problems}'
         )
-    return sorted({name.split('.')[0] for name in fresh})
+    return sorted(missing)
 
 
 def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
@@ -159,6 +157,7 @@ def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     )
 
 
-def _may_be_fresh(name: str) -> bool:
-    """Output norms, and the levels of a simple pyramid."""
-    return re.match(r'^(norm[0-3]|fpn[1-4])\.', name) is not None
+def _optional(state_dict: Mapping[str, Tensor]) -> set[str]:
+    """Output norms and levels of a simple pyramid that are in a state dict."""
+    parts = {name.split('.')[0] for name in state_dict}
+    return {part for part in parts if re.fullmatch(r'norm[0-3]|fpn[1-4]', part)}

@@ -12,6 +12,11 @@ def depth_of(state_dict: Mapping[str, Tensor]) -> int:
     return len({m.group(1) for m in map(re.compile(r'^layers\.(\d+)\.').match, state_dict) if m})
 
 
+def positions(numbers: Mapping[str, Any]) -> int:
+    """Rows of a position embedding for square training images, without a class token's."""
+    return (numbers['img_size'] // numbers['patch_size']) ** 2
+
+
 def describe(
     family: str, state_dict: Mapping[str, Tensor], variants: Mapping[str, Mapping[str, Any]]
 ) -> str:
@@ -20,10 +25,15 @@ def describe(
     Args:
         family (str): Its name.
         state_dict (Mapping[str, Tensor]): Under our names.
-        variants (Mapping[str, Mapping[str, Any]]): ``depths`` and ``dim`` of published ones.
+        variants (Mapping[str, Mapping[str, Any]]): ``depths``, ``dim``, ``img_size``,
+            ``patch_size`` and, of those that have one, ``class_token`` of published variants.
     """
-    depth = depth_of(state_dict)
-    _, tokens, dim = state_dict['pos_embed'].shape  # (1, L, C)
-    names = [name for name, v in variants.items() if (depth, dim) == (sum(v['depths']), v['dim'])]
+    seen = depth_of(state_dict), *reversed(state_dict['pos_embed'].shape[-2:])  # of (1, L, C)
+    depth, dim, tokens = seen
+    names = [
+        name
+        for name, v in variants.items()
+        if seen == (sum(v['depths']), v['dim'], positions(v) + v.get('class_token', False))
+    ]
     numbers = f'{depth} layers of {dim} channels, {tokens} positions'
     return f'{family} {names[0]} ({numbers})' if names else f'a {family} of {numbers}'

@@ -6,7 +6,8 @@ from support_golden import Golden, official_keys
 from torch import nn
 
 from mambaout_mm import LocalVim
-from mambaout_mm.backbones.localvim import ARCHITECTURES, FIXED
+from mambaout_mm.backbones.local_directions import DEFAULT
+from mambaout_mm.backbones.localvim import ARCHITECTURES
 
 DTYPES = [(torch.float32, 3e-5, 1e-4), (torch.float64, 5e-6, 5e-6)]
 
@@ -40,7 +41,10 @@ def test_reproduces_the_official_classifier(dtype, limit, grad_limit):
     arch = small(golden, rope=False, class_token=True)
     backbone = LocalVim(arch, features='residual', out_indices=(2,), pyramid=None).eval()
     backbone.output_norm = False
-    backbone.load_state_dict(backbone.convert_checkpoint(golden.state), strict=False)
+    missing, unexpected = backbone.load_state_dict(
+        backbone.convert_checkpoint(golden.state), strict=False
+    )
+    assert (missing, unexpected) == (['norm2.weight', 'norm2.bias'], [])
     backbone.to(dtype)
     image = golden.arrays['input'].to(dtype).requires_grad_()
     norm = golden.state['norm_f.weight'].to(dtype).requires_grad_()
@@ -92,8 +96,9 @@ def test_the_rotary_tables_are_the_official_ones():
         (dict(scan='official'), "scan must be 'corrected' or 'published', got 'official'"),
         (dict(features='stream'), "features must be 'residual' or 'mixer', got 'stream'"),
         (dict(pyramid='fpn'), "pyramid must be 'last', 'taps' or None, got 'fpn'"),
-        (dict(arch=dict(directions=[FIXED])), 'directions are given for 1 blocks, depths are 4'),
-        (dict(arch=dict(directions=[['w3']] * 4)), "unknown direction 'w3'; known: h, h_flip"),
+        (dict(arch=dict(directions=[DEFAULT])), 'four names for each of the 4 blocks, got'),
+        (dict(arch=dict(directions=[['w3'] * 4] * 4)), "four of h, h_flip, .* got .'w3'"),
+        (dict(arch=dict(dim=2, rope=False)), 'dim must be at least 4 for the gate, got 2'),
         (dict(arch=dict(class_token=True)), 'class_token needs rope=False'),
         (dict(arch=dict(dim=18)), 'rope needs a dim that 4 divides, got 18'),
         (dict(arch=dict(patch_size=8)), 'a pyramid needs tokens at stride 16, patch_size 8'),

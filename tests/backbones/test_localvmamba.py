@@ -84,11 +84,15 @@ def test_runs_in_bfloat16_throughout():
 @pytest.mark.parametrize(
     ('arch', 'words'),
     [
-        (dict(d_state=0), 'at least one state and 8 channels, .* got 0 and 2.0'),
-        (dict(ssm_ratio=0.5), 'at least one state and 8 channels, .* got 16 and 0.5'),
+        (dict(d_state=0), 'd_state must be a positive integer, got 0'),
+        (dict(ssm_ratio=0.5), 'ssm_ratio must leave at least 8 channels, .* got 0.5'),
         (dict(direction=()), "unknown key 'direction' in arch; did you mean directions"),
-        (dict(directions=[['h'] * 4]), 'four for each of the 4 blocks, got 1 blocks'),
+        (
+            dict(directions=[['h'] * 4]),
+            'four names for each of the 4 blocks, got',
+        ),
         (dict(directions=[['h', 'v']] * 4), r"of a block must be four of h, .* got \['h', 'v'\]"),
+        (dict(directions=4), 'four names for each of the 4 blocks, got 4'),
         (dict(directions=['h v w2 w3'] * 4), "of a block must be four of h, .* got 'h v w2 w3'"),
     ],
 )

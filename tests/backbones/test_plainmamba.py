@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mambaout_mm import PlainMamba
 from mambaout_mm.backbones.plainmamba import ARCHITECTURES, SnakeMixer
+from mambaout_mm.ops.snake_scan import snake_moves
 
 NUMBERS = dict(depths=(1, 1, 1, 1), dim=8, d_state=2, img_size=32)
 
@@ -78,12 +79,12 @@ def test_both_scans_are_what_they_are_defined_as():
     mixer = SnakeMixer(4, d_state=3, published=False).double()
     for param in mixer.parameters():
         param.normal_()
-    tokens = torch.randn(6, 4, dtype=torch.float64)
+    tokens, moves = torch.randn(6, 4, dtype=torch.float64), snake_moves(2, 3)
     corrected, published = (by_definition(mixer, tokens, published) for published in (False, True))
     assert relative_error(corrected, published) > 0.1
-    assert torch.allclose(mixer(tokens[None], (2, 3))[0], corrected, rtol=1e-12)
+    assert torch.allclose(mixer(tokens[None], (2, 3), moves)[0], corrected, rtol=1e-12)
     mixer.published = True
-    assert torch.allclose(mixer(tokens[None], (2, 3))[0], published, rtol=1e-12)
+    assert torch.allclose(mixer(tokens[None], (2, 3), moves)[0], published, rtol=1e-12)
 
 
 @pytest.mark.parametrize(('pyramid', 'strides'), [(None, (8,) * 4), ('taps', (4, 8, 16, 32))])
@@ -142,6 +143,13 @@ def test_initial_weights_follow_the_official_code_and_mamba():
         (dict(patch_size=7), 'patch_size must be a multiple of 2, .* got 7'),
         (dict(img_size=40), 'img_size 40 is no multiple of patch_size 16'),
         (dict(layers_with_dwconv=[4]), r'must be out of 0 to 3, .* got \(4,\)'),
+        (dict(layers_with_dwconv=0), r'must be out of 0 to 3, .* got 0'),
+        (dict(num_convs_patch_embed=-1), 'must be a number of convolutions, got -1'),
+        (dict(d_state=0), 'd_state must be a positive integer, got 0'),
+        (dict(dim=[8]), r'dim must be a positive integer, got \(8,\)'),
+        (dict(depths=4), 'depths must be four positive integers, got 4'),
+        (dict(img_size='64'), "img_size must be an integer or height and width, got '64'"),
+        (dict(img_size=[64]), r'img_size must be an integer or height and width, got \(64,\)'),
     ],
 )
 def test_bad_numbers_are_named(kwargs, words):

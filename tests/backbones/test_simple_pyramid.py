@@ -32,6 +32,31 @@ def test_every_parameter_receives_a_gradient(build, pyramid, out_indices, output
     assert len(backbone.layers) == (5 if pyramid == 'last' else (1, 2, 4, 5)[out_indices[-1]])
 
 
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('cls', [Vim, LocalVim])
+@pytest.mark.parametrize('pyramid', ['last', 'taps', None])
+def test_what_mixers_add_can_be_tapped_in_mixed_precision(cls, pyramid, with_cp):
+    torch.manual_seed(0)
+    backbone = cls(SMALL, features='mixer', pyramid=pyramid, with_cp=with_cp)
+    image = torch.randn(2, 3, 64, 64)
+    expected = backbone(image)
+    with torch.autocast('cpu', torch.bfloat16):
+        outs = backbone(image)
+        sum(out.float().square().mean() for out in outs).backward()
+    for out, reference in zip(outs, expected, strict=True):
+        assert (out.float() - reference).abs().max() < 0.1 * reference.abs().max()
+    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+    if pyramid is None:
+        assert {out.dtype for out in outs} == {torch.float32}  # of the output norms
+
+
+def test_names_that_are_not_the_backbones_have_no_stage(build):
+    backbone = build()
+    for name in ('head.weight', 'decode_head.conv.weight', 'layers.99.norm.weight', 'fpn1.0.bias'):
+        assert backbone.stage_and_block(name) is None
+    assert backbone.stage_and_block('layers.3.norm.weight') == (2, 1)
+
+
 def test_without_pyramid_the_taps_are_returned_as_they_are(build):
     backbone = build(pyramid=None, out_indices=(0, 2))
     outs = backbone(torch.randn(1, 3, 50, 64))

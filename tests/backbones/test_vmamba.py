@@ -157,7 +157,8 @@ def test_initial_weights_follow_the_official_code():
     [
         (dict(version='v1'), "version must be one of v2, v0, got 'v1'"),
         (dict(ssm_ration=2), "unknown key 'ssm_ration' in arch; did you mean ssm_ratio"),
-        (dict(d_state=0), 'at least one state and one channel, got 0 and 1.0'),
+        (dict(d_state=0), 'd_state must be a positive integer, got 0'),
+        (dict(ssm_ratio=0.1), 'ssm_ratio must leave at least one channel, got 0.1'),
     ],
 )
 def test_bad_numbers_are_named(arch, words):

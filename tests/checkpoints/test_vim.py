@@ -51,6 +51,36 @@ def test_a_classifier_loads_and_its_pyramid_stays_fresh(family, wrapper, tmp_pat
             assert name.startswith(('norm', 'fpn')), name
 
 
+@pytest.mark.parametrize('features', ['residual', 'mixer'])
+def test_an_own_checkpoint_brings_its_output_norms_and_pyramid(features, tmp_path):
+    torch.manual_seed(2)
+    trained = Vim(SMALL, features=features)
+    for name, param in trained.named_parameters():
+        if name.startswith(('norm', 'fpn')):
+            torch.nn.init.normal_(param)
+    state = {f'backbone.{k}': v for k, v in trained.state_dict().items()}
+    backbone = load('Vim', dict(state_dict=state), tmp_path, features=features)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(backbone.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(('given', 'wanted'), [('taps', 'last'), ('last', 'taps')])
+def test_one_pyramid_s_file_does_not_fit_the_other(given, wanted, tmp_path):
+    """BatchNorm's weights would go into a LayerNorm."""
+    with pytest.raises(CheckpointError, match=r'keys (missing|unexpected) \(fpn1.1.running_mean'):
+        load('Vim', Vim(SMALL, pyramid=given).state_dict(), tmp_path, pyramid=wanted)
+
+
+def test_layers_that_no_model_has_are_not_left_in_the_file(tmp_path):
+    """Numbers of layers are not those of stages."""
+    state = {**official_state('Vim'), 'layers.1.dw.0.weight': torch.ones(16, 1, 3, 3)}
+    for out_indices in ((0, 1, 2, 3), (0,)):
+        if out_indices == (0,):
+            state['layers.0.dw.0.weight'] = state.pop('layers.1.dw.0.weight')
+        with pytest.raises(CheckpointError, match='1 keys unexpected .layers.[01].dw.0.weight'):
+            load('Vim', state, tmp_path, out_indices=out_indices)
+
+
 @pytest.mark.parametrize(('features', 'taken'), [('residual', True), ('mixer', False)])
 def test_the_final_norm_is_the_last_tap_s_where_it_belongs(features, taken, tmp_path):
     official = official_state('Vim')
@@ -108,14 +138,34 @@ def test_an_own_checkpoint_comes_back_whole(family):
             r'1 keys missing \(layers.1.mixer.D_b\)',
         ),
         (lambda s: {**s, 'rope.freqs_cos': torch.ones(16, 16)}, 'unexpected .rope.freqs_cos.'),
+        (lambda s: {**s, 'pos_embed': torch.ones(17, 16)}, r'pos_embed \(17, 16\) in the file'),
         (lambda s: official_state('LocalVim'), 'no Vim backbone in it'),
         (lambda s: MambaOut('femto').state_dict(), 'no Vim backbone in it'),
     ],
-    ids=['depth', 'positions', 'a key missing', 'a key too many', 'LocalVim', 'MambaOut'],
+    ids=['depth', 'positions', 'a key missing', 'a key too many', 'flat', 'LocalVim', 'MambaOut'],
 )
 def test_what_does_not_fit_raises(content, words, tmp_path):
     with pytest.raises(CheckpointError, match=words):
         load('Vim', content(official_state('Vim')), tmp_path)
+
+
+def test_patches_that_overlap_do_not_fit(tmp_path):
+    """The authors' "+" weights, with 27 x 27 positions and a class token."""
+    keys, _ = official_keys('vim_tiny_stride8')
+    state = {name: torch.zeros(()).expand(shape) for name, shape in keys['keys'].items()}
+    with torch.device('meta'):
+        backbone = Vim('tiny')
+    with pytest.raises(CheckpointError, match=r'730 positions\b.*pos_embed \(1, 730, 192\) in the'):
+        check_backbone(backbone, backbone.convert_checkpoint(state))
+
+
+def test_the_class_token_is_part_of_a_variant_s_name(tmp_path):
+    keys, _ = official_keys('localvim_tiny_middle_cls_token')
+    state = {name: torch.zeros(()).expand(shape) for name, shape in keys['keys'].items()}
+    with torch.device('meta'):
+        backbone = LocalVim('tiny')
+    with pytest.raises(CheckpointError, match='it holds LocalVim tiny_middle_cls_token .20 layers'):
+        check_backbone(backbone, backbone.convert_checkpoint(state))
 
 
 def test_a_file_of_local_vim_does_not_take_vims(tmp_path):
