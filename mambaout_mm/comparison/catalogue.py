@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mambaout_mm.backbones import PyramidBackbone
+from mambaout_mm.backbones.simple_pyramid import PlainBackbone
 from mambaout_mm.errors import UserError, near_names
 
 PACKAGE = Path(__file__).parents[1]
@@ -261,6 +262,15 @@ def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
         model.init_weights()
     model.eval()  # whose result mmdet's ResNet does not return
     return model
+
+
+def build_without_pyramid(entry: Entry, checkpoint: str | None = None) -> nn.Module:
+    """As :func:`build_backbone`, but of a plain network the last map alone, at the tokens' stride."""
+    model = build_backbone(entry, checkpoint)
+    if not isinstance(model, PlainBackbone):
+        return model
+    alone = {**entry.backbone, 'pyramid': None, 'out_indices': (3,)}
+    return build_backbone(entry._replace(backbone=alone), checkpoint)
 
 
 def maps_of(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:

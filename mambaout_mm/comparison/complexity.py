@@ -20,6 +20,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from mambaout_mm.ops.modes import counting
+
 
 class Complexity(NamedTuple):
     """Cost of a model.
@@ -85,5 +87,5 @@ def count_by_operator(model: nn.Module, image: Tensor) -> dict[str, int]:
     """What :func:`count_macs` adds up: the count of 'conv', 'linear', 'layer_norm' and so on."""
     analyzer = FlopAnalyzer(model, image)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with torch.no_grad():
+    with torch.no_grad(), counting():
         return {name: int(count) for name, count in analyzer.by_operator().items()}

@@ -13,7 +13,7 @@ from timm.layers import LayerScale, LayerScale2d
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
-from .catalogue import Entry, build_backbone, maps_of, stages_of
+from .catalogue import Entry, build_without_pyramid, maps_of, stages_of
 from .records import Record
 
 SHARES = (50, 95)
@@ -53,9 +53,9 @@ def erf_maps(
         device (str): Defaults to 'cpu'.
 
     Returns:
-        list[ErfMap]: One for each stage.
+        list[ErfMap]: One for each stage; for a plain network one, of its last map.
     """
-    model = build_backbone(entry, checkpoint)
+    model = build_without_pyramid(entry, checkpoint)
     if not checkpoint:
         open_layer_scales(model)
     stages = stages_of(maps_of(model)[1])

@@ -19,7 +19,7 @@ from mambaout_mm.backbones.efficientvmamba import SqueezeExcitation
 from mambaout_mm.backbones.simple_pyramid import PlainBackbone
 from mambaout_mm.backbones.vmamba import SS2D
 
-from .catalogue import Entry, PlainViT, build_backbone, maps_of, stages_of
+from .catalogue import Entry, PlainViT, build_without_pyramid, maps_of, stages_of
 from .cost import SIZES
 from .records import NAN, Record
 
@@ -41,10 +41,9 @@ def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -
         Record: 'tokens' and 'tokens / 6D' at each size; 'attention overtakes at', the side in
         pixels of the square image where L = 6D; 'theoretical receptive field' in pixels.
     """
-    backbone = build_backbone(entry)
+    # A plain network has one sequence, whatever its pyramid makes of it
+    backbone = build_without_pyramid(entry)
     channels, strides = maps_of(backbone)
-    if isinstance(backbone, PlainBackbone):  # one sequence, whatever the pyramid makes of it
-        channels, strides = (backbone.dim,), (backbone.patch_size,)
     common = dict(section='sequence', backbone=entry.name, mixer=entry.mixer, origin='computed')
     stages = stages_of(strides)
     for dim, stride, number in zip(channels, strides, stages, strict=True):
@@ -90,7 +89,8 @@ def receptive_fields(model: nn.Module) -> dict[int, float] | None:
         dict[int, float] | None: By the number of the stage, from 1; None for other models.
     """
     if isinstance(model, PlainBackbone):
-        return {3: math.inf}  # the first block scans the whole map
+        # Each map comes from a scan of the whole image
+        return dict.fromkeys(stages_of(model.out_strides), math.inf)
     if not isinstance(model, MambaOut | VMamba | LocalVMamba | EfficientVMamba | PlainViT) and not (
         # Not ConvNeXt V2, whose response norm looks at the whole map.
         isinstance(model, TimmPyramid) and model.model_name.startswith(('convnext_', 'swin_'))

@@ -29,9 +29,10 @@ def local_scan(x: Tensor, directions: Sequence[str]) -> Tensor:
     """
     sequences = [_scan(x, direction) for direction in directions]
     longest = max(sequence.shape[1] for sequence in sequences)
-    return torch.stack(
-        [F.pad(sequence, (0, 0, 0, longest - sequence.shape[1])) for sequence in sequences], dim=1
-    )
+    for i, sequence in enumerate(sequences):
+        if sequence.shape[1] < longest:  # F.pad copies, by nothing too
+            sequences[i] = F.pad(sequence, (0, 0, 0, longest - sequence.shape[1]))
+    return torch.stack(sequences, dim=1)
 
 
 def local_unscan(

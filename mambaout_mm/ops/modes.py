@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 _by_definition = False
+_without_results = False
 
 
 def exporting() -> bool:
@@ -35,6 +36,22 @@ def references() -> Iterator[None]:
 def by_definition() -> bool:
     """Whether :func:`references` is in force."""
     return _by_definition
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Have scans return zeros at once: whoever counts operations needs their shapes alone."""
+    global _without_results
+    before, _without_results = _without_results, True
+    try:
+        yield
+    finally:
+        _without_results = before
+
+
+def without_results() -> bool:
+    """Whether :func:`counting` is in force."""
+    return _without_results
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

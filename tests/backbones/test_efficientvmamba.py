@@ -6,7 +6,6 @@ from support_golden import Golden, official_keys
 
 from mambaout_mm import EfficientVMamba
 from mambaout_mm.backbones.efficientvmamba import ARCHITECTURES
-from mambaout_mm.comparison.complexity import count_macs
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 
@@ -89,12 +88,6 @@ def test_where_a_parameter_belongs(name, position):
     backbone = EfficientVMamba(SMALL)
     assert name in dict(backbone.named_parameters())
     assert backbone.stage_and_block(name) == position
-
-
-def test_costs_what_the_paper_says():
-    backbone = EfficientVMamba('tiny', output_norm=False).eval()
-    macs = count_macs(backbone, torch.zeros(1, 3, 224, 224))
-    assert macs / 1e9 == pytest.approx(0.806, rel=0.01)
 
 
 @pytest.mark.parametrize(

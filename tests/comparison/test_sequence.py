@@ -17,7 +17,7 @@ from mambaout_mm import (
     VMamba,
 )
 from mambaout_mm.comparison.catalogue import CONTROL, Entry, entries_of
-from mambaout_mm.comparison.erf import open_layer_scales
+from mambaout_mm.comparison.erf import erf_maps, open_layer_scales
 from mambaout_mm.comparison.sequence import receptive_fields, sequence_records
 
 
@@ -103,14 +103,16 @@ def test_a_scan_and_attention_reach_the_whole_image():
 
 @pytest.mark.parametrize('cls', [Vim, LocalVim, PlainMamba])
 def test_a_plain_network_is_one_sequence_that_sees_everything(cls):
-    small = cls(dict(depths=(1, 1, 1, 1), dim=16), pyramid=None)
-    assert receptive_fields(small) == {3: math.inf}
+    small_arch = dict(depths=(1, 1, 1, 1), dim=16)
+    small = cls(small_arch, pyramid=None, out_indices=(3,))
+    assert receptive_fields(cls(small_arch)) == dict.fromkeys((1, 2, 3, 4), math.inf)
     assert support(small.eval(), 0, 64) == 64
     kind = f'mambaout_mm.{cls.__name__}'
-    entry = Entry('p', '', dict(type=kind, arch=dict(depths=(1, 1, 1, 1), dim=16)))
+    entry = Entry('p', '', dict(type=kind, arch=small_arch))
     records = list(sequence_records(entry, ((33, 65),)))
     assert [r.value for r in records if r.quantity == 'tokens'] == [3 * 5]
     assert {r.setting for r in records} == {'stage 3'}
+    assert [erf.stage for erf in erf_maps(entry, 64, images=1)] == [3]
 
 
 def test_fields_are_those_of_the_stages_that_are_returned():

@@ -4,18 +4,30 @@ import pytest
 import torch
 
 from mambaout_mm.ops import gated_cnn, gated_conv, selective_scan
-from mambaout_mm.ops.modes import by_definition, references
+from mambaout_mm.ops.modes import by_definition, counting, references, without_results
 
 
-def test_the_mode_ends_with_its_block_also_after_an_error():
-    assert not by_definition()
-    with pytest.raises(KeyError), references():
-        assert by_definition()
-        with references():
+@pytest.mark.parametrize(
+    ('mode', 'in_force'), [(references, by_definition), (counting, without_results)]
+)
+def test_a_mode_ends_with_its_block_also_after_an_error(mode, in_force):
+    assert not in_force()
+    with pytest.raises(KeyError), mode():
+        assert in_force()
+        with mode():
             pass
-        assert by_definition()
+        assert in_force()
         raise KeyError
-    assert not by_definition()
+    assert not in_force()
+
+
+def test_a_scan_that_is_counted_has_a_shape_and_no_result():
+    inputs = [torch.rand(s) for s in [(1, 4, 5), (1, 4, 5), (4, 2), (1, 2, 2, 5), (1, 2, 2, 5)]]
+    y = selective_scan.selective_scan(*inputs)
+    with counting():
+        nothing = selective_scan.selective_scan(*inputs)
+    assert (nothing.shape, nothing.dtype) == (y.shape, y.dtype)
+    assert nothing.abs().sum() == 0 < y.abs().sum()
 
 
 @pytest.mark.parametrize(
