@@ -6,6 +6,7 @@ model = dict(
         type='mambaout_mm.Vim',
         arch='tiny',
         pyramid='taps',  # BEiT's, as in Vim's segmentation code
+        features='mixer',  # its authors' for Vim-Ti; 'residual' for Vim-S
         drop_path_rate=0.0,  # its training on ImageNet
         init_cfg=dict(type='Pretrained', checkpoint='vim://tiny'),
     ),

@@ -52,7 +52,12 @@ class AtrousSS2D(SS2D):
 
 
 class EfficientVSSBlock(nn.Module):
-    """``x + se(op(norm(x))) + se(conv_branch(norm(x)))``, one gate for both; (N, H, W, dim)."""
+    """``x + se(op(norm(x))) + se(conv_branch(norm(x)))``, one gate for both; (N, H, W, dim).
+
+    Args:
+        dim (int): Channels.
+        drop_path (float): Rate of stochastic depth.
+    """
 
     def __init__(self, dim: int, drop_path: float) -> None:
         super().__init__()
@@ -76,7 +81,11 @@ class EfficientVSSBlock(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Multiply each channel by a number from 0 to 1 that depends on all means; (N, dim, H, W)."""
+    """Multiply each channel by a number from 0 to 1 that depends on all means; (N, dim, H, W).
+
+    Args:
+        dim (int): Channels; an eighth of them inside.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -90,7 +99,12 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block (arXiv 1801.04381) with squeeze and excitation; (N, dim, H, W)."""
+    """MobileNetV2's block (arXiv 1801.04381) with squeeze and excitation; (N, dim, H, W).
+
+    Args:
+        dim (int): Channels; 4 dim inside.
+        drop_path (float): Rate of stochastic depth.
+    """
 
     def __init__(self, dim: int, drop_path: float) -> None:
         super().__init__()

@@ -20,7 +20,8 @@ class PyramidBackbone(BaseModule):
 
     A family subclasses this, builds its modules and ends its ``__init__`` with
     :meth:`freeze_stages`. It provides :meth:`forward_stage`, :meth:`modules_of_stage`,
-    :meth:`stage_and_block`, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`.
+    :meth:`stage_and_block`, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`. Plain
+    networks, which have no stages of their own, are :class:`.simple_pyramid.PlainBackbone`.
 
     Stages behind the last that is needed are not built: their parameters would never receive a
     gradient, which stops DistributedDataParallel.

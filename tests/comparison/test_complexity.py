@@ -51,8 +51,8 @@ def test_vmambas_cost_what_its_readme_says(variant, published):
     assert macs / 1e9 == pytest.approx(published, abs=0.051)
 
 
-# By the authors' own counters, which count some details otherwise, with the classifier; Vim has none,
-# a closed form stands for it.
+# With the classifier, by the authors' own counters, which count some details otherwise. Vim has
+# none; a closed form stands for it.
 @pytest.mark.parametrize(
     ('cls', 'variant', 'counted'),
     [

@@ -106,7 +106,12 @@ def test_training_and_test_pipelines(path, data, monkeypatch):
         ),
         (
             'segmentation/upernet_mambaout_femto.py',
-            ['train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2'],
+            [
+                'train_cfg.max_iters=1',
+                'train_cfg.val_interval=1',
+                'train_dataloader.batch_size=2',
+                'val_dataloader.dataset.indices=1',
+            ],
             'mIoU',
         ),
     ],

@@ -12,7 +12,7 @@ optim_wrapper = dict(
         weight_decay=0.05,  # Swin
         fused=True,  # the same step in one kernel: benchmarks/NOTES.md
     ),
-    paramwise_cfg=dict(  # Swin; only Swin has position biases, only Vim and PlainMamba the last two
+    paramwise_cfg=dict(  # Swin; position biases are Swin's, the last two plain Mambas'
         custom_keys={
             'norm': dict(decay_mult=0.0),
             'relative_position_bias_table': dict(decay_mult=0.0),
