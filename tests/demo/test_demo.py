@@ -1,15 +1,18 @@
 """The embedded data set, and two iterations and an evaluation of the configs on it."""
 
+import inspect
 import json
 import re
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from support import CONFIGS, TWO_ITERATIONS
 
-from mambaout_mm.demo import report, shapes
+from mambaout_mm.demo import apply_demo, report, shapes
 from mambaout_mm.demo.settings import SIZE
 
 
@@ -75,7 +78,24 @@ OTHERS = re.compile(
     r'.*_(vmamba|convnext|swin)_t'
     r'|maskrcnn_(localvmamba_t|vim_t)|upernet_(efficientvmamba_b|plainmamba_l1)'
 )
-SWEPT = [path for path in CONFIGS if '_mambaout_' in path.stem or OTHERS.fullmatch(path.stem)]
+LONGER = [path for path in CONFIGS if path.stem.endswith('_3x')]
+SWEPT = [
+    path
+    for path in CONFIGS
+    if ('_mambaout_' in path.stem and path not in LONGER) or OTHERS.fullmatch(path.stem)
+]
+
+
+@pytest.mark.parametrize('path', LONGER, ids=lambda p: p.stem)
+def test_the_demo_of_a_longer_schedule_is_that_of_the_short_one(path, workspace):
+    """Hence it is not run again below."""
+    demos = []
+    for config in (path, path.with_name(f'{path.stem.removesuffix("_3x")}.py')):
+        cfg = Config.fromfile(config)
+        apply_demo(cfg, workspace / 'work_dirs' / 'demo_data')
+        # What a file names for its own use, as the pipeline it puts into a loader, stays behind
+        demos.append({k: v for k, v in cfg.items() if k in inspect.signature(Runner).parameters})
+    assert len(demos[0]) > 15 and demos[0] == demos[1]
 
 
 @pytest.mark.slow
