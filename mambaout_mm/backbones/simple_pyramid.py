@@ -119,6 +119,7 @@ class PlainBackbone(PyramidBackbone):
         """Stride of each returned map against the image."""
         if self.pyramid is None:
             return (self.patch_size,) * len(self.out_indices)
+        # Not super()'s: torch.compile cannot follow it in a property
         return tuple(STAGE_STRIDES[i] for i in self.out_indices)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
