@@ -265,7 +265,7 @@ def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
 
 
 def build_without_pyramid(entry: Entry, checkpoint: str | None = None) -> nn.Module:
-    """As :func:`build_backbone`, but of a plain network the last map alone, at the tokens' stride."""
+    """As :func:`build_backbone`; of a plain network the last map alone, at the tokens' stride."""
     model = build_backbone(entry, checkpoint)
     if not isinstance(model, PlainBackbone):
         return model
