@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -28,7 +29,8 @@ MARKERS = {
     'x': 'x',
     'star': '*',
 }
-DASHES = ('-', '--', ':', '-.')
+DASHES = ('-', '--', ':', '-.', (0, (8, 2)))
+MANY = 5  # curves above which a legend would cover some of them
 SCALES = {'Tiny': '#D55E00', 'Small': '#0072B2', 'Base': '#009E73'}
 PANELS = (
     ('Mask R-CNN', '1x', 'ap_box', 'COCO box AP, Mask R-CNN 1x'),
@@ -94,14 +96,23 @@ def look_of(backbone: str, mixer: str) -> dict[str, str]:
     return dict(color=colour, marker=MARKERS[shape])
 
 
-def looks_of(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Of each backbone in some rows; those of one colour differ in their lines."""
-    looks: dict[str, dict[str, str]] = {}
+def looks_of(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Of each backbone in some rows; those of one colour differ in their lines, then in fill."""
+    looks: dict[str, dict[str, Any]] = {}
     for backbone, mixer in rows[['backbone', 'mixer']].drop_duplicates().itertuples(index=False):
         look = look_of(backbone, mixer)
         before = sum(other['color'] == look['color'] for other in looks.values())
-        looks[backbone] = look | dict(linestyle=DASHES[before % len(DASHES)])
+        looks[backbone] = look | dict(
+            linestyle=DASHES[before % len(DASHES)],
+            markerfacecolor='white' if before % 2 else look['color'],
+        )
     return looks
+
+
+def add_legend(axis: Axes, entries: int) -> None:
+    """Where the fewest points are, or beside the axes if it would cover some."""
+    beside = dict(loc='upper left', bbox_to_anchor=(1, 1)) if entries > MANY else {}
+    axis.legend(fontsize='small', **beside)
 
 
 def draw_growth(frame: pd.DataFrame, where: str) -> Figure | None:
@@ -132,7 +143,7 @@ def draw_growth(frame: pd.DataFrame, where: str) -> Figure | None:
 
 
 def draw_curves(
-    axis: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, str]], powers: Mapping[str, float]
+    axis: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, Any]], powers: Mapping[str, float]
 ) -> None:
     """A line for each backbone on logarithmic axes, its exponent in the legend."""
     axis.set(xscale='log', yscale='log')
@@ -151,7 +162,7 @@ def draw_curves(
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     if not rows.empty:
-        axis.legend(fontsize='small')
+        add_legend(axis, len(looks))
 
 
 def draw_sequence(frame: pd.DataFrame) -> Figure | None:
@@ -178,7 +189,7 @@ def draw_sequence(frame: pd.DataFrame) -> Figure | None:
         axis.set(yscale='log', title=size, xlabel='stage', xticks=[1, 2, 3, 4])
         axis.grid(alpha=0.3, which='both')
     axes[0, 0].set_ylabel('tokens / 6D')
-    axes[0, -1].legend(fontsize='small')
+    add_legend(axes[0, -1], len(looks))
     figure.suptitle(
         "Above the dashed line attention's quadratic part costs more than its linear part",
         fontsize='small',

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
@@ -101,3 +102,10 @@ def test_only_what_is_there_is_drawn(tmp_path):
     drawn = pictures.draw_pictures(frame, published_results(), [], tmp_path, '')
     assert [path.name for path in drawn] == ['published.png', 'gap.png']
     assert {path.name for path in tmp_path.iterdir()} == {'published.png', 'gap.png'}
+
+
+def test_backbones_of_one_colour_can_be_told_apart():
+    rows = pd.DataFrame(dict(backbone=[f'Mamba-{i}' for i in range(7)], mixer='Conv+SSM'))
+    looks = pictures.looks_of(rows).values()
+    assert len({look['color'] for look in looks}) == 1
+    assert len({(str(look['linestyle']), look['markerfacecolor']) for look in looks}) == 7
