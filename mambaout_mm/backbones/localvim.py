@@ -131,8 +131,8 @@ class RotaryEmbedding(nn.Module):
     def tables(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Cosines and sines, (1, L, dim) each, for a map of that height and width."""
         return (
-            resize_table(self.freqs_cos[None], self.grid, size),
-            resize_table(self.freqs_sin[None], self.grid, size),
+            resize_table(self.freqs_cos[None], size, self.grid),
+            resize_table(self.freqs_sin[None], size, self.grid),
         )
 
 

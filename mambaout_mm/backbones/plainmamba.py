@@ -271,7 +271,7 @@ class PlainMamba(PlainBackbone):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         x = self.patch_embed(images)  # (N, C, h, w)
         size = (x.shape[2], x.shape[3])
-        return to_tokens(x) + resize_table(self.pos_embed, self.grid, size), size
+        return to_tokens(x) + resize_table(self.pos_embed, size, self.grid), size
 
     def stem(self) -> list[nn.Module | nn.Parameter]:
         return [self.patch_embed, self.pos_embed]

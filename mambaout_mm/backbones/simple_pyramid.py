@@ -14,12 +14,12 @@ pooling for stride 32:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .pyramid import STAGE_STRIDES, PyramidBackbone, drop_path_rates
 
@@ -27,6 +27,10 @@ STRIDE = 16  # of the tokens
 STEM = ('patch_embed', 'pos_embed', 'cls_token', 'rope')  # what precedes the blocks, by name
 PYRAMIDS = ('last', 'taps')
 FEATURES = ('residual', 'mixer')
+
+# Of a position embedding (1, L, C): (table, new_size, old_size), heights and widths in patches.
+# Bicubic without anti-aliasing, as all three families do it.
+resize_table = partial(resample_abs_pos_embed, num_prefix_tokens=0, antialias=False)
 
 
 def pyramid_level(stride: int, dim: int, norm: type[nn.Module]) -> nn.Module:
@@ -236,23 +240,3 @@ def position_grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, 
 def block_rates(drop_path_rate: float, depths: Sequence[int]) -> list[float]:
     """Stochastic-depth rate of every block, rising linearly from 0 at the first to the last."""
     return list(chain.from_iterable(drop_path_rates(drop_path_rate, depths)))
-
-
-def resize_table(table: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Values at the places of one grid, for those of another.
-
-    Bicubic without anti-aliasing, as all three families resize their position embeddings.
-
-    Args:
-        table (Tensor): (1, grid height * grid width, C), row by row.
-        grid (tuple[int, int]): Height and width that the table is for.
-        size (tuple[int, int]): Height and width that are wanted.
-
-    Returns:
-        Tensor: (1, height * width, C).
-    """
-    if grid == size:
-        return table
-    planes = table.unflatten(1, grid).permute(0, 3, 1, 2)  # (1, C, H, W)
-    planes = F.interpolate(planes.float(), size, mode='bicubic', align_corners=False)
-    return planes.flatten(2).transpose(1, 2).to(table.dtype)

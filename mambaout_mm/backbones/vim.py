@@ -116,9 +116,9 @@ class PatchTokens(PlainBackbone):
         # What is added to them keeps their layout: a token's channels side by side
         tokens = x.flatten(2).transpose(1, 2).contiguous()  # (N, L, C)
         if self.cls_token is None:
-            return tokens + resize_table(self.pos_embed, self.grid, size), size
+            return tokens + resize_table(self.pos_embed, size, self.grid), size
         positions, class_position = without_middle(self.pos_embed)
-        positions = resize_table(positions, self.grid, size)
+        positions = resize_table(positions, size, self.grid)
         class_token = (self.cls_token + class_position).expand(len(tokens), -1, -1)
         return with_middle(tokens + positions, class_token), size
 

@@ -119,8 +119,10 @@ def test_frozen_stages(build, pyramid):
 def test_a_table_is_resized_as_a_map():
     table = torch.randn(1, 12, 5)
     assert resize_table(table, (3, 4), (3, 4)) is table
-    resized = resize_table(table, (3, 4), (6, 5))
+    resized = resize_table(table, (6, 5), (3, 4))
     expected = F.interpolate(
         table.view(1, 3, 4, 5).permute(0, 3, 1, 2), (6, 5), mode='bicubic', align_corners=False
     )
     assert torch.equal(resized.view(1, 6, 5, 5).permute(0, 3, 1, 2), expected)
+    turned = resize_table(table, (4, 3), (3, 4))  # as many positions, another grid
+    assert not torch.allclose(turned, table)
