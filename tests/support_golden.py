@@ -38,5 +38,5 @@ class Golden:
 def official_keys(name):
     """A published file's description, and the names and shapes in it without the head."""
     keys = json.loads((DATA / 'keys' / f'{name}.json').read_text())
-    shapes = {k: tuple(v) for k, v in keys['keys'].items() if k not in keys['head_keys']}
+    shapes = {k: tuple(v) for k, v in keys['keys'].items() if k not in keys.get('head_keys', ())}
     return keys, shapes

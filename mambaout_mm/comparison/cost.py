@@ -113,7 +113,7 @@ def cost_records(
         count = own[size] + count_heads(model, channels)
         row = _published_row(entry, published, model, PUBLISHED_METHODS[model])
         if model == 'UperNet' and entry.published in OTHER_HEADS:
-            row = dict(note=OTHER_HEADS[entry.published])
+            row = dict(reason=OTHER_HEADS[entry.published])
         whole = common | dict(model=model)
         yield Record(
             **whole,
@@ -184,7 +184,7 @@ def _published_row(entry: Entry, published: pd.DataFrame, method: str, schedule:
 def _beside(value: float, printed: float | None, row: dict) -> dict:
     """A computed value and its published one, as arguments of a Record."""
     if printed is None or math.isnan(printed):
-        return dict(value=value, note=row.get('note') or 'not published')
+        return dict(value=value, note=row.get('reason', 'not published'))
     return dict(
         value=value,
         published=printed,

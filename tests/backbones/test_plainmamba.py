@@ -1,10 +1,8 @@
 """PlainMamba against the official implementation's vectors."""
 
-import json
-
 import pytest
 import torch
-from support_golden import DATA, Golden, relative_error
+from support_golden import Golden, official_keys, relative_error
 from torch.nn import functional as F
 
 from mambaout_mm import PlainMamba
@@ -108,8 +106,8 @@ def test_patches_are_padded_at_the_bottom_and_the_right():
 
 @pytest.mark.parametrize('variant', ARCHITECTURES)
 def test_names_and_shapes_are_the_official_ones(variant):
-    keys = json.loads((DATA / 'keys' / f'plainmamba_{variant}.json').read_text())
-    official = {name.replace('ln1.', 'norm3.'): tuple(v) for name, v in keys['keys'].items()}
+    keys, official = official_keys(f'plainmamba_{variant}')
+    official = {name.replace('ln1.', 'norm3.'): shape for name, shape in official.items()}
     with torch.device('meta'):  # no memory for the parameters
         backbone = PlainMamba(variant)
     more = ('norm0.', 'norm1.', 'norm2.', 'fpn')

@@ -1,10 +1,8 @@
 """PlainMamba's published layouts load exactly, and everything else raises."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from support_golden import official_keys
 from torch import nn
 
 from mambaout_mm import MambaOut, PlainMamba
@@ -12,7 +10,6 @@ from mambaout_mm.backbones.plainmamba import ARCHITECTURES
 from mambaout_mm.checkpoints import CheckpointError
 from mambaout_mm.training.checks import check_fits
 
-KEYS = Path(__file__).parents[1] / 'data' / 'keys'
 NUMBERS = dict(depths=(1, 2, 1, 1), dim=8, d_state=2, img_size=32, layers_with_dwconv=(0,))
 LAST_LAYERS = (0, 2, 3)  # of the taps before the last
 
@@ -134,8 +131,8 @@ def test_what_does_not_fit_raises(content, words, tmp_path):
 
 @pytest.mark.parametrize('variant', ARCHITECTURES)
 def test_a_whole_published_key_list_fits(variant):
-    keys = json.loads((KEYS / f'plainmamba_{variant}.json').read_text())['keys']
-    state = {name: torch.zeros(()).expand(shape) for name, shape in keys.items()}
+    _, shapes = official_keys(f'plainmamba_{variant}')
+    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     with torch.device('meta'):  # no memory for the parameters
         backbone = PlainMamba(variant, pyramid=None)
     converted = backbone.convert_checkpoint(state)

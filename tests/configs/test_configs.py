@@ -171,12 +171,12 @@ def test_builds_with_the_expected_number_of_parameters_and_widths(path):
 
 
 @functools.cache
-def macs_behind_the_backbone(head, dims, size):
+def macs_behind_the_backbone(head, dims):
     """MACs of neck and heads for maps of these widths, and those that MambaOut's tables leave out.
 
     UperNet's are those of two tiles of the image, and the difference for every further tile: all of
     it costs the same for each pixel, but for the pooled maps, whose size does not change. A test
-    below compares with the whole model.
+    below compares with the whole model at full size.
     """
     cfg = load_config(f'{head}_mambaout_t')
     cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), dims=dims)
@@ -193,8 +193,8 @@ def macs_behind_the_backbone(head, dims, size):
         return macs, sum(n for name, n in whole.items() if name.startswith(LEFT_OUT))
 
     if head == 'maskrcnn':  # on a tile there are fewer proposals
-        return count(*size)
-    tiles = size[0] * size[1] // (128 * 128)
+        return count(*SIZES[head])
+    tiles = SIZES[head][0] * SIZES[head][1] // (128 * 128)
     pairs = zip(count(128, 128), count(128, 256), strict=True)
     return tuple(one + (tiles - 1) * (two - one) for one, two in pairs)
 
@@ -215,12 +215,11 @@ def macs_of_backbone(arguments, size):
     return {name: tiles * macs for name, macs in counted.items()}, backbone.dims
 
 
-def macs_at(head, backbone, size=None):
+def macs_at(head, backbone):
     """MACs of a whole model; those that MambaOut's tables leave out; those of attention."""
-    size = size or SIZES[head]
     arguments = {k: v for k, v in backbone.items() if k not in ('init_cfg', 'drop_path_rate')}
-    own, dims = macs_of_backbone(tuple(arguments.items()), size)
-    heads, left_out = macs_behind_the_backbone(head, dims, size)
+    own, dims = macs_of_backbone(tuple(arguments.items()), SIZES[head])
+    heads, left_out = macs_behind_the_backbone(head, dims)
     return sum(own.values()) + heads, left_out, own.get('matmul', 0)
 
 
@@ -267,14 +266,11 @@ def test_costs_what_is_published_with_the_heads_of_its_authors(family, arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('name', 'size'), [('maskrcnn_mambaout_t', (800, 1280)), ('upernet_vmamba_t', (256, 512))]
-)
-def test_backbone_and_heads_add_up_to_the_whole(name, size):
-    """UperNet on fewer tiles than above, which takes an eighth of the time."""
+@pytest.mark.parametrize('name', ['maskrcnn_mambaout_t', 'upernet_vmamba_t'])
+def test_backbone_and_heads_add_up_to_the_whole(name):
     cfg = load_config(name)
     head = name.split('_')[0]
-    assert model_complexity(cfg, size).macs == macs_at(head, cfg.model.backbone, size)[0]
+    assert model_complexity(cfg, SIZES[head]).macs == macs_at(head, cfg.model.backbone)[0]
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
