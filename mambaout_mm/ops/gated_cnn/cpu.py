@@ -6,10 +6,8 @@ wide as the block's input and, for a backward pass, fc1's output exist as a whol
 """
 
 import functools
-import math
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,8 +24,6 @@ from .parameters import Parameters
 
 # Pixels in a strip, about.
 STRIP = 8192
-# Bytes above which glibc maps memory afresh for every allocation.
-MMAP_THRESHOLD = 32 << 20
 
 
 def kept_widths(hidden: int, conv_dim: int) -> tuple[int, int]:
@@ -48,7 +44,7 @@ def forward(
     parts = list(strips(x))
     y, kept = n.new_empty(x.shape), None
     if keep and len(parts) > 1:
-        kept = _allocate((*x.shape[:-1], outer), dtype)
+        kept = n.new_empty((*x.shape[:-1], outer))
     weight, bias = p.fc1_weight[:outer], p.fc1_bias[:outer]
     for strip in parts:
         if kept is None:
@@ -175,11 +171,3 @@ def _total_for(parameter: Tensor) -> Tensor:
     if parameter.dim() == 2:
         return torch.empty_like(parameter, dtype=dtype)
     return torch.zeros_like(parameter, dtype=dtype)
-
-
-def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An empty tensor; NumPy asks for huge pages where PyTorch does not, a tenth of the faults."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < MMAP_THRESHOLD:
-        return torch.empty(shape, dtype=dtype)
-    return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
