@@ -1,4 +1,4 @@
-"""How a demo run ends: the scores, a picture, and the next command."""
+"""What a demo run says first, and how it ends: the scores, a picture, and the next command."""
 
 from pathlib import Path
 
@@ -13,14 +13,28 @@ PICTURES = 4
 SCORE_THRESHOLD = 0.5
 
 
-def report(runner: Runner, config: str) -> None:
+def announce(runner: Runner, log: Path, console: Console) -> None:
+    """Print what is trained on what, and where everything else is written."""
+    cfg = runner.cfg
+    images = len(runner.train_dataloader.dataset)
+    console.print(
+        f'{cfg.model.type} over {cfg.model.backbone.type}: {runner.max_iters} iterations of '
+        f'{cfg.train_dataloader.batch_size} images, out of {images} that were drawn for it, from '
+        f'random weights.\nAll that the libraries print is in {log}',
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def report(runner: Runner, config: str, console: Console) -> None:
     """Print the table of scores on the held-out images, the picture's path and the next command.
 
     Args:
         runner (Runner): After training and its last evaluation.
         config (str): The config's path as it was typed, for the next command.
+        console (Console): Where to.
     """
-    console = Console()
     console.print(score_table(runner))
     picture = draw_picture(runner, Path(runner.work_dir) / 'predictions.png')
     dataset = 'coco' if runner.cfg.default_scope == 'mmdet' else 'ade20k'

@@ -3,7 +3,7 @@
 import gc
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmengine.registry import METRICS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mambaout_mm.config_tree import dicts_in
-from mambaout_mm.demo import apply_demo, report
+from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError
 
 from . import checks
@@ -69,7 +69,8 @@ def train(
             cfg.resume = True
             cfg.load_from = checkpoint
     _prepare_launcher(cfg, launcher)
-    with _explained(cfg, training=True):
+    log = Path(cfg.work_dir) / 'output.log'
+    with output_into(log) if demo else nullcontext() as display, _explained(cfg, training=True):
         checks.check_data(cfg, ('train', 'val'))
         checks.check_num_classes(cfg)
         runner = _build_runner(cfg)
@@ -77,11 +78,15 @@ def train(
             checks.check_fits(runner.model, cfg.load_from)
         elif cfg.get('load_from'):
             checks.check_backbone_fits(runner.model, cfg.load_from)
-        if not demo:
+        shown = demo and runner.rank == 0
+        if shown:
+            runner.register_hook(display)
+            announce(runner, log, display.console)
+        elif not demo:
             _warn_about_batch_size(cfg)
         runner.train()
-    if demo and runner.rank == 0:
-        report(runner, config)
+        if shown:
+            report(runner, config, display.console)
     del runner
     _leave_process_group()
 
