@@ -40,7 +40,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['mambaout_mm', 'mambaout_mm.*']),
     package_data={
-        'mambaout_mm.comparison': ['published.csv'],
+        'mambaout_mm.comparison': ['costs.csv', 'published.csv'],
         'mambaout_mm.comparison.report': ['page.*'],
     },
     install_requires=[

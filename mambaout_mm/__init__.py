@@ -1,8 +1,7 @@
 """MambaOut (arXiv 2405.07992) as a backbone for mmdet and mmseg.
 
-Importing this package registers every backbone and the layer-decay constructor with MMEngine,
-teaches its FLOP counter the selective scan (:mod:`mambaout_mm.compat.flop_counter`) and, where mmcv
-came without its compiled operators, offers a stand-in for them
+Importing this package registers every backbone and the layer-decay constructor with MMEngine and,
+where mmcv came without its compiled operators, offers a stand-in for them
 (:mod:`mambaout_mm.compat.mmcv_ops`).
 """
 
@@ -16,11 +15,9 @@ except ModuleNotFoundError as error:
         'upstream mmengine, mmcv and mmdet or mmsegmentation yourself.'
     ) from error
 
-from .compat import flop_counter as _flop_counter
 from .compat import mmcv_ops as _mmcv_ops
 
 _mmcv_ops.install()
-_flop_counter.install()
 
 from .backbones import (  # noqa: E402
     EfficientVMamba,

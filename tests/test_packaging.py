@@ -25,7 +25,13 @@ def test_the_wheel_carries_configs_and_tools(tmp_path):
         assert f'mambaout_mm/.mim/{name}' in names
     for path in ROOT.glob('mambaout_mm/**/*.py'):
         assert str(path.relative_to(ROOT)) in names
-    for name in ('published.csv', 'report/page.html', 'report/page.css', 'report/page.js'):
+    for name in (
+        'costs.csv',
+        'published.csv',
+        'report/page.html',
+        'report/page.css',
+        'report/page.js',
+    ):
         assert f'mambaout_mm/comparison/{name}' in names
     assert not [n for n in names if n.startswith('tests')]
     required = [

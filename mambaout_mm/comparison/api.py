@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +13,11 @@ import pandas as pd
 import torch
 from mmengine.logging import MMLogger
 
+from mambaout_mm.config_files import CONFIGS, PACKAGE
 from mambaout_mm.errors import UserError
 from mambaout_mm.version import __version__
 
-from .catalogue import CONFIGS, ENTRIES, PACKAGE, Entry, entries_of
+from .catalogue import ENTRIES, Entry, entries_of
 from .erf import ErfMap
 from .growth import DTYPES, WHATS
 from .published import published_records, published_results
@@ -27,7 +29,8 @@ from .work import Work
 
 SECTIONS = ('cost', 'sequence', 'erf', 'growth', 'published', 'runs')
 GROWTH_SIZES = tuple((side, side) for side in (224, 320, 448, 640, 896, 1280, 2048))
-REPORT_SECONDS = 20  # of the budget are kept for tables and pictures
+REPORT_SHARE = 0.15  # of the budget is kept for tables and pictures
+GROWTH_SHARE = 0.7  # of what is left then, for the growth curves, if receptive fields follow them
 
 
 class Comparison(NamedTuple):
@@ -64,16 +67,16 @@ def compare(
     """Compare backbones on cost, speed, memory and accuracy.
 
     Args:
-        backbones (str | Sequence[str]): A preset ('tiny', 'small', 'base', 'all') or names, see
-            :func:`.catalogue.entries_of`. Defaults to 'tiny': MambaOut-T, VMamba-T, ConvNeXt-T and
-            Swin-T.
+        backbones (str | Sequence[str]): A preset ('tiny', 'small', 'base', 'mambas', 'all') or
+            names, see :func:`.catalogue.entries_of`. Defaults to 'tiny': MambaOut-T, the same by
+            timm, VMamba-T, ConvNeXt-T and Swin-T.
         device (str, optional): 'cpu' or 'cuda'. Defaults to CUDA where there is one.
         dtype (str): 'fp32', or 'bf16' for autocast, of the growth curves. Defaults to 'fp32'.
         sizes (Sequence[tuple[int, int]]): Heights and widths of the growth curves. Defaults to
             squares from 224 to 2048.
         train (bool): Time forward + backward, too, and count the bytes kept between them. Defaults
             to False.
-        budget (float): Seconds for all of it; growth curves end where it would be passed. Defaults
+        budget (float): Seconds for all of it; what would pass it is left out, and says so. Defaults
             to 300.
         only (Sequence[str]): Which of 'cost', 'sequence', 'erf', 'growth', 'published', 'runs'.
             Defaults to all.
@@ -114,6 +117,8 @@ def run_comparison(
     checkpoints: dict[str, str] | None = None,
     out: str | Path | None = None,
     progress: Callable[[str, float], object] = lambda text, share: None,
+    started: float | None = None,
+    count_anew: bool = False,
 ) -> Comparison:
     """:func:`compare` with what pictures and a report need beside the frame.
 
@@ -122,6 +127,8 @@ def run_comparison(
             :func:`compare`.
         progress (Callable): Called with what is being done and the share of its section that is
             over. Defaults to nothing.
+        started (float, optional): When the budget began, by ``time.perf_counter``. Defaults to now.
+        count_anew (bool): Count parameters and MACs that are on record, too. Defaults to False.
 
     Returns:
         Comparison: All of it.
@@ -129,6 +136,7 @@ def run_comparison(
     Raises:
         UserError: If an argument names nothing that exists.
     """
+    started = time.perf_counter() if started is None else started
     entries = entries_of([backbones] if isinstance(backbones, str) else list(backbones))
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     written = {entry.name.lower(): entry.name for entry in entries}
@@ -147,40 +155,53 @@ def run_comparison(
     ):
         for name in set(given) - set(known):
             raise UserError(f'{name!r} is no {what} here; there are {", ".join(known)}')
-    # Building a detector logs lines about its scopes.
-    MMLogger.get_instance('comparison', log_level='ERROR')
     folder = Path(out) if out else None
     described = machine(device) | dict(timm=version('timm'), mambaout_mm=__version__)
+    reserved = REPORT_SHARE * budget
     work = Work(
         entries=entries,
         device=device,
         dtype=dtype,
         sizes=sorted(dict.fromkeys(sizes), key=lambda size: size[0] * size[1]),
         whats=WHATS if train else WHATS[:1],
-        deadline=time.perf_counter() + budget - REPORT_SECONDS,
+        deadline=started + budget - reserved,
+        growth_deadline=started + (GROWTH_SHARE if 'erf' in only else 1) * (budget - reserved),
         checkpoints=checkpoints,
         folder=folder,
         store=Store(folder / 'results.jsonl' if folder else None),
         place=described,
         code=code_digest(),
+        count_anew=count_anew,
         progress=progress,
     )
     # First, though shown last: a folder that is no run is told before minutes have passed.
-    own = run_records([Path(run) for run in runs]) if runs and 'runs' in only else []
-    records = []
-    for section in SECTIONS:
-        if section not in only or section == 'runs':
-            continue
-        if section == 'published':
-            names = {entry.published: entry.name for entry in ENTRIES if entry.published}
-            records += published_records(published_results(), names)
-        else:
-            records += getattr(work, section)()
-    records += own
+    found = {'runs': run_records([Path(run) for run in runs]) if runs and 'runs' in only else []}
+    if 'published' in only:
+        names = {entry.published: entry.name for entry in ENTRIES if entry.published}
+        found['published'] = list(published_records(published_results(), names))
+    with process_left_as_found():
+        # The curves first: they are what a budget that does not suffice must not lose.
+        for section in ('growth', 'cost', 'sequence', 'erf'):
+            if section in only:
+                found[section] = getattr(work, section)()
+    records = [record for section in SECTIONS for record in found.get(section, [])]
     described |= dict(date=time.strftime('%Y-%m-%d'), dtype=dtype, budget_s=budget)
     if work.store.reused:
         described['taken_up'] = f'{work.store.reused} results from {work.store.oldest} on'
     return Comparison(to_frame(records), work.maps, entries, described, work.store.reused)
+
+
+@contextmanager
+def process_left_as_found() -> Iterator[None]:
+    """Give back random states, default scope and log level, which building networks changes."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')  # building a detector logs lines about its scopes
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def code_digest() -> str:

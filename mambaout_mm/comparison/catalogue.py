@@ -8,23 +8,14 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.backbones.simple_pyramid import PlainBackbone
+from mambaout_mm.config_files import find_config
 from mambaout_mm.errors import UserError, near_names
 
-PACKAGE = Path(__file__).parents[1]
-# A checkout has the configs beside the package, a wheel inside of it, as `mim` expects.
-CONFIGS = next(
-    (
-        path
-        for path in (PACKAGE.parent / 'configs', PACKAGE / '.mim' / 'configs')
-        if (path / 'detection' / '_base_').is_dir()
-    ),
-    None,
-)
 PYRAMID = (4, 8, 16, 32)  # strides that the heads take
 # The recipe that every backbone is put into, and the size at which the papers count its MACs.
 WHOLE_MODELS = {
@@ -86,9 +77,18 @@ def _mamba(name: str, kind: str, arch: str, published: str = '') -> Entry:
     return Entry(name, 'Conv+SSM', backbone, published or name)
 
 
-def _timm(name: str, mixer: str, model_name: str) -> Entry:
+def _timm(name: str, mixer: str, model_name: str, published: str) -> Entry:
     backbone = dict(type='mambaout_mm.TimmPyramid', model_name=model_name)
-    return Entry(name, mixer, backbone, name)
+    return Entry(name, mixer, backbone, published)
+
+
+def _stock(scale: str, arch: str) -> Entry:
+    """timm's own MambaOut: what the optimised one here is to be told from."""
+    return _timm(f'MambaOut-{scale} (timm)', 'Conv', f'mambaout_{arch}', '')
+
+
+def _baseline(name: str, mixer: str, model_name: str) -> Entry:
+    return _timm(name, mixer, model_name, name)
 
 
 # MambaOut's tables call VMamba's first release (here "v0") VMamba, and today's VMambaV9.
@@ -98,6 +98,9 @@ ENTRIES = (
     _mambaout('T', 'tiny'),
     _mambaout('S', 'small'),
     _mambaout('B', 'base'),
+    _stock('T', 'tiny'),
+    _stock('S', 'small'),
+    _stock('B', 'base'),
     _mamba('VMamba-T', 'VMamba', 'tiny_s1l8', 'VMamba-T[s1l8]'),
     _mamba('VMamba-T[s2l5]', 'VMamba', 'tiny_s2l5', 'VMamba-T[s2l5]'),
     _mamba('VMamba-S', 'VMamba', 'small_s2l15', 'VMamba-S[s2l15]'),
@@ -118,12 +121,12 @@ ENTRIES = (
     _mamba('PlainMamba-L1', 'PlainMamba', 'l1'),
     _mamba('PlainMamba-L2', 'PlainMamba', 'l2'),
     _mamba('PlainMamba-L3', 'PlainMamba', 'l3'),
-    _timm('ConvNeXt-T', 'Conv', 'convnext_tiny'),
-    _timm('ConvNeXt-S', 'Conv', 'convnext_small'),
-    _timm('ConvNeXt-B', 'Conv', 'convnext_base'),
-    _timm('Swin-T', 'Attn', 'swin_tiny_patch4_window7_224'),
-    _timm('Swin-S', 'Attn', 'swin_small_patch4_window7_224'),
-    _timm('Swin-B', 'Attn', 'swin_base_patch4_window7_224'),
+    _baseline('ConvNeXt-T', 'Conv', 'convnext_tiny'),
+    _baseline('ConvNeXt-S', 'Conv', 'convnext_small'),
+    _baseline('ConvNeXt-B', 'Conv', 'convnext_base'),
+    _baseline('Swin-T', 'Attn', 'swin_tiny_patch4_window7_224'),
+    _baseline('Swin-S', 'Attn', 'swin_small_patch4_window7_224'),
+    _baseline('Swin-B', 'Attn', 'swin_base_patch4_window7_224'),
 )
 # Attention over all tokens, whose time grows with their square: what the others are held against.
 CONTROL = Entry(
@@ -133,12 +136,13 @@ CONTROL = Entry(
 )
 _BY_NAME = {entry.name: entry for entry in (*ENTRIES, CONTROL)}
 PRESETS = {
-    'tiny': ('MambaOut-T', 'VMamba-T', 'ConvNeXt-T', 'Swin-T'),
-    'small': ('MambaOut-S', 'VMamba-S', 'ConvNeXt-S', 'Swin-S'),
-    'base': ('MambaOut-B', 'VMamba-B', 'ConvNeXt-B', 'Swin-B'),
+    'tiny': ('MambaOut-T', 'MambaOut-T (timm)', 'VMamba-T', 'ConvNeXt-T', 'Swin-T'),
+    'small': ('MambaOut-S', 'MambaOut-S (timm)', 'VMamba-S', 'ConvNeXt-S', 'Swin-S'),
+    'base': ('MambaOut-B', 'MambaOut-B (timm)', 'VMamba-B', 'ConvNeXt-B', 'Swin-B'),
     # One of each family, of 25 to 50 million parameters, or the nearest.
     'mambas': (
         'MambaOut-T',
+        'MambaOut-T (timm)',
         'VMamba-T',
         'LocalVMamba-T',
         'EfficientVMamba-B',
@@ -241,7 +245,6 @@ def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
     Raises:
         UserError: If the backbone cannot be built or the checkpoint does not fit.
     """
-    init_default_scope(entry.scope)
     cfg = copy.deepcopy(entry.backbone)
     for name, off in (('drop_path_rate', 0.0), ('frozen_stages', -1)):
         if name in cfg:
@@ -250,7 +253,8 @@ def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
         cfg['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint)
     torch.manual_seed(0)
     try:
-        model = MODELS.build(cfg)
+        with DefaultScope.overwrite_default_scope(entry.scope):
+            model = MODELS.build(cfg)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f'{entry.name} cannot be built: {error}') from error
     if checkpoint and not isinstance(model, PyramidBackbone):
@@ -299,9 +303,7 @@ def whole_config(name: str, channels: tuple[int, ...]) -> Config:
     Raises:
         UserError: If the configs are not installed.
     """
-    if CONFIGS is None:
-        raise UserError('the configs are not installed beside mambaout_mm; install the package')
-    cfg = Config.fromfile(CONFIGS / WHOLE_MODELS[name][0])
+    cfg = Config.fromfile(find_config(WHOLE_MODELS[name][0]))
     for part in {'neck', 'decode_head'} & set(cfg.model):
         cfg.model[part].in_channels = list(channels)
     if 'auxiliary_head' in cfg.model:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
 from .api import Comparison, run_comparison
-from .cost import check_costs
+from .cost import check_costs, check_recorded
 from .pictures import draw_pictures
 from .published import published_results
 from .records import COLUMNS
@@ -36,7 +36,8 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
     Args:
         out (Path): Folder for table.csv, table.md, report.html, the pictures and the results that
             let an interrupted comparison go on.
-        check (bool): Whether to compare costs with the published ones.
+        check (bool): Whether to count costs anew and compare them with the published and the
+            recorded ones.
         **arguments: Of :func:`.api.run_comparison`.
 
     Returns:
@@ -55,7 +56,7 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
         def progress(text: str, share: float) -> None:
             display.update(task, description=escape(text), completed=share)
 
-        found = run_comparison(out=out, progress=progress, **arguments)
+        found = run_comparison(out=out, progress=progress, count_anew=check, **arguments)
         progress('writing tables and pictures', 0.99)
         files = write_files(found, out)
     show(found, console)
@@ -68,7 +69,7 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
     console.print(f'written: {", ".join(map(str, files))}', markup=False, soft_wrap=True)
     if not check:
         return False
-    wrong = check_costs(found.frame)
+    wrong = [*check_costs(found.frame), *check_recorded(found.frame, found.entries)]
     for sentence in wrong:
         console.print(f'check: {sentence}', highlight=False, markup=False, soft_wrap=True)
     if not wrong:

@@ -1,13 +1,15 @@
 """Parameters and multiply-accumulates, by one rule for every backbone.
 
-The rule is the one behind VMamba's tables, and what ``mmengine.analysis`` counts once this package
-is imported: multiply-accumulates of convolutions and matrix products, LayerNorm 5 for each element,
-BatchNorm, resizing and pooling some for each, and the scan and fused attention by
-:mod:`mambaout_mm.compat.flop_counter`. The scan's are floating-point operations added to
-multiply-accumulates, as published. Gates, activations and RoIAlign count nothing. MambaOut's tables
-leave out BatchNorm, resizing and pooling, 0.8e9 of UperNet (:mod:`.cost`).
+The rule is the one behind VMamba's tables, and what ``mmengine.analysis`` counts with the handles
+of :mod:`mambaout_mm.compat.flop_counter`: multiply-accumulates of convolutions and matrix products,
+LayerNorm 5 for each element, BatchNorm, resizing and pooling some for each, and by those handles
+the scan and fused attention. The scan's are floating-point operations added to
+multiply-accumulates, as published; :mod:`.cost` has the count by pairs beside it. Gates,
+activations and RoIAlign count nothing. MambaOut's tables leave out BatchNorm, resizing and pooling,
+0.8e9 of UperNet.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,9 +19,10 @@ from mmdet.structures import DetDataSample
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from mambaout_mm.compat.flop_counter import OP_HANDLES, SCAN, scan_flops
 from mambaout_mm.ops.modes import counting
 
 
@@ -37,8 +40,8 @@ class Complexity(NamedTuple):
 
 def build_model(cfg: Config) -> nn.Module:
     """The model of a config with random weights, SyncBN reverted, in eval mode."""
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
 
 
 def model_complexity(cfg: Config, size: tuple[int, int]) -> Complexity:
@@ -83,9 +86,18 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
     return sum(count_by_operator(model, image).values())
 
 
-def count_by_operator(model: nn.Module, image: Tensor) -> dict[str, int]:
-    """What :func:`count_macs` adds up: the count of 'conv', 'linear', 'layer_norm' and so on."""
-    analyzer = FlopAnalyzer(model, image)
+def count_by_operator(
+    model: nn.Module, image: Tensor, scan: Callable[[list, list], int] = scan_flops
+) -> dict[str, int]:
+    """What :func:`count_macs` adds up: the count of 'conv', 'linear', 'layer_norm' and so on.
+
+    Args:
+        model (nn.Module): In eval mode.
+        image (Tensor): What it takes, for example (1, 3, H, W).
+        scan (Callable): The rule for selective scans, a handle for ``FlopAnalyzer``. Defaults to
+            the published one.
+    """
+    analyzer = FlopAnalyzer(model, image).set_op_handle(**OP_HANDLES | {SCAN: scan})
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad(), counting():
         return {name: int(count) for name, count in analyzer.by_operator().items()}

@@ -5,7 +5,6 @@ Every form is checked against timm's float32 before any is timed; then they take
 
 import copy
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -16,6 +15,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from mambaout_mm.backbones import MambaOut
+from mambaout_mm.config_files import find_config
 from mambaout_mm.errors import UserError
 
 from .complexity import build_model, count_macs
@@ -40,7 +40,6 @@ WHOLE_MODELS = {
     'upernet': ('segmentation', segmentation_samples),
 }
 CONFIG_NAMES = {'tiny': 't', 'small': 's', 'base': 'b'}
-ROOT = Path(__file__).parents[2]
 
 
 class Case(NamedTuple):
@@ -275,11 +274,11 @@ def backbone_candidate(arch: str, case: Case, side: str, way: str, device: str) 
 def whole_candidate(arch: str, case: Case, side: str, way: str, device: str) -> Candidate:
     """A detector or segmentor over either backbone, and its training iteration."""
     task, samples = WHOLE_MODELS[case.model]
-    name = f'{case.model}_mambaout_{CONFIG_NAMES.get(arch, arch)}.py'
-    path = ROOT / 'configs' / task / name
-    if not path.exists():
-        raise NotApplicable(f'there is no configs/{task}/{name}')
-    cfg = Config.fromfile(path)
+    name = f'{task}/{case.model}_mambaout_{CONFIG_NAMES.get(arch, arch)}.py'
+    try:
+        cfg = Config.fromfile(find_config(name))
+    except UserError as error:
+        raise NotApplicable(str(error)) from error
     # No pretrained weights, and no stochastic depth, which timm's draws otherwise.
     cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
     if 'size' in cfg.model.data_preprocessor:  # mmseg's pads to it

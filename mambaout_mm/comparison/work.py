@@ -13,9 +13,10 @@ import numpy as np
 from torch import nn
 
 from .catalogue import CONTROL, Entry, build_backbone
-from .cost import cost_records
+from .cost import cost_records, count_costs, known_costs
 from .erf import ErfMap, erf_maps, erf_records
 from .growth import (
+    TIME_LIMIT,
     Series,
     check_parity,
     exponent_record,
@@ -29,6 +30,7 @@ from .sequence import sequence_records
 from .store import Store
 
 ERF_SIDE, ERF_IMAGES = 448, 2
+LATE = dict(measured=TIME_LIMIT, computed=TIME_LIMIT.replace('measured', 'computed'))
 
 
 @dataclass
@@ -41,13 +43,15 @@ class Work:
         dtype (str): Of the growth curves.
         sizes (list[tuple[int, int]]): Of the growth curves, ascending.
         whats (Sequence[str]): Of the growth curves: out of ``growth.WHATS``.
-        deadline (float): When growth curves have to end, by ``time.perf_counter``.
+        deadline (float): When everything has to end, by ``time.perf_counter``.
+        growth_deadline (float): When the growth curves have to end.
         checkpoints (dict[str, str]): Weights for the effective receptive field, by backbone.
         folder (Path, optional): For the maps of that; None keeps none.
         store (Store): For everything else.
         place (dict): Machine and versions, on which measurements depend.
         code (str): A digest of this package and the versions of others: results of another code
             are not taken up.
+        count_anew (bool): Count the costs that are on record, too.
         progress (Callable): Told what is being done and the share of its section that is over.
         maps (list[ErfMap]): Filled by :meth:`erf`.
     """
@@ -58,11 +62,13 @@ class Work:
     sizes: list[tuple[int, int]]
     whats: tuple[str, ...]
     deadline: float
+    growth_deadline: float
     checkpoints: dict[str, str]
     folder: Path | None
     store: Store
     place: dict[str, Any]
     code: str
+    count_anew: bool
     progress: Callable[[str, float], object]
     maps: list[ErfMap] = field(default_factory=list)
 
@@ -73,11 +79,12 @@ class Work:
     def cost(self) -> list[Record]:
         """Parameters and MACs."""
         published = published_results()
-        return self._by_backbone(
-            'cost',
-            self.with_control,
-            lambda entry: list(cost_records(entry, published)),
-        )
+        costs_of = count_costs if self.count_anew else known_costs
+
+        def compute(entry: Entry) -> list[Record]:
+            return list(cost_records(entry, costs_of(entry), published))
+
+        return self._by_backbone('cost', self.with_control, compute, anew=self.count_anew)
 
     def sequence(self) -> list[Record]:
         """Tokens and theoretical receptive fields."""
@@ -118,8 +125,9 @@ class Work:
         compute: Callable[[Entry], list[Record]],
         **depends_on: Any,
     ) -> list[Record]:
-        """Records of each backbone, from the store where it has them."""
+        """Records of each backbone, from the store where it has them, while there is time."""
         records = []
+        longest = 0.0
         for number, entry in enumerate(entries):
             self.progress(f'{section}: {entry.name}', number / len(entries))
             key = dict(
@@ -131,12 +139,17 @@ class Work:
             )
             known = self.store.get(**key)
             if known is None or (section == 'receptive field' and not self._has_maps(entry)):
+                start = time.perf_counter()
+                if start + longest > self.deadline:
+                    records.append(missing(section, entry, LATE[origin_of(section)]))
+                    continue
                 try:
                     known = compute(entry)
                     self.store.put(known, **key)
                 except Exception as error:  # one that fails is a row, not an end
-                    known = [failed(section, entry, error)]
+                    known = [missing(section, entry, reason_of(error))]
                 gc.collect()
+                longest = max(longest, time.perf_counter() - start)
             records += known
         return records
 
@@ -167,6 +180,9 @@ class Work:
         for number, entry in enumerate(self.with_control):
             self.progress(f'growth: checking {entry.name}', number / len(self.with_control))
             model, wrong = nn.Identity(), ''
+            if time.perf_counter() > self.growth_deadline:
+                networks.append((entry, model, TIME_LIMIT))
+                continue
             try:
                 model = build_backbone(entry)
                 wrong = check_parity(model, self.device, self.dtype)
@@ -191,7 +207,7 @@ class Work:
             for one in series:
                 one.restore(records)
             return records
-        left = self.deadline - time.perf_counter()
+        left = self.growth_deadline - time.perf_counter()
         records = list(growth_records(series, size, what, self.dtype, self.device, left))
         # What is missing may be had with more time, or memory that others use now.
         if not any(math.isnan(record.value) for record in records):
@@ -248,8 +264,13 @@ class Work:
             ]
 
 
-def failed(section: str, entry: Entry, error: Exception) -> Record:
-    """The row of a backbone that stopped with an error."""
+def origin_of(section: str) -> str:
+    """Where the numbers of a section come from."""
+    return 'measured' if section in ('growth', 'receptive field') else 'computed'
+
+
+def missing(section: str, entry: Entry, why: str) -> Record:
+    """The row of a backbone that has no numbers in a section."""
     return Record(
         section=section,
         backbone=entry.name,
@@ -257,6 +278,6 @@ def failed(section: str, entry: Entry, error: Exception) -> Record:
         quantity='all',
         value=NAN,
         unit='',
-        origin='measured' if section in ('growth', 'receptive field') else 'computed',
-        note=reason_of(error),
+        origin=origin_of(section),
+        note=why,
     )

@@ -1,12 +1,16 @@
 """A comparison as a library and as a command, at sizes that take no time."""
 
+import logging
+import time
 from functools import partial
 
 import pandas as pd
 import pytest
 import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
-from mambaout_mm.comparison import api, compare, growth, work
+from mambaout_mm.comparison import api, compare, cost, erf, growth, sequence, work
 from mambaout_mm.comparison.catalogue import (
     WHOLE_MODELS,
     Entry,
@@ -14,7 +18,7 @@ from mambaout_mm.comparison.catalogue import (
     build_backbone,
     entries_of,
 )
-from mambaout_mm.comparison.cost import cost_records, count_heads
+from mambaout_mm.comparison.cost import count_costs, count_heads
 from mambaout_mm.comparison.records import COLUMNS
 from mambaout_mm.errors import UserError
 
@@ -27,7 +31,8 @@ SIZES = [(side, side) for side in (32, 64, 96, 128)]
 def small(monkeypatch):
     """Small maps, small whole models, a small control, few rounds."""
     monkeypatch.setattr(work, 'CONTROL', CONTROL)
-    monkeypatch.setattr(work, 'cost_records', partial(cost_records, sizes=((64, 64),)))
+    for module in (cost, work):
+        monkeypatch.setattr(module, 'count_costs', partial(count_costs, sizes=((64, 64),)))
     monkeypatch.setattr(work, 'ERF_SIDE', 64)
     monkeypatch.setattr(work, 'ERF_IMAGES', 1)
     monkeypatch.setattr(growth, 'ROUNDS', 3)
@@ -58,10 +63,12 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
         return at_size(series, size, *rest)
 
     monkeypatch.setattr(work, 'growth_records', noted)
-    monkeypatch.setattr(work, 'erf_maps', None)  # not called again
     found = api.run_comparison(NAMES, **arguments)
     assert sizes == [(96, 96), (128, 128)]
-    assert found.reused == done == 3 + 3 + 2
+    assert found.reused == done == 2
+    monkeypatch.setattr(work, 'erf_maps', None)  # not called again
+    found = api.run_comparison(NAMES, **arguments)
+    assert found.reused == 4 + 3 + 3
     assert {erf.backbone for erf in found.erf} == {*NAMES, 'ViT'}
     fits = found.frame[found.frame['quantity'] == 'exponent of time']
     assert fits['value'].notna().all()
@@ -99,6 +106,64 @@ def test_what_time_did_not_allow_is_measured_when_it_does(tmp_path):
     notes = set(first[first['value'].isna() & (first['size'] != '')]['note'])
     assert notes == {growth.TIME_LIMIT}
     assert compare(NAMES, **arguments)['value'].notna().all()
+
+
+def test_the_curves_come_first_and_the_rest_while_there_is_time(tmp_path, monkeypatch):
+    """Some steps take minutes, by a clock that the test moves."""
+    real, moved = time.perf_counter, 0.0
+    began = []
+
+    def slowly(function, seconds):
+        def slow(entry, *rest, **options):
+            nonlocal moved
+            moved += seconds
+            began.append(function.__name__)
+            return function(entry, *rest, **options)
+
+        return slow
+
+    monkeypatch.setattr(time, 'perf_counter', lambda: real() + moved)
+    monkeypatch.setattr(work, 'check_parity', slowly(growth.check_parity, 20))
+    monkeypatch.setattr(work, 'sequence_records', slowly(sequence.sequence_records, 60))
+    monkeypatch.setattr(work, 'erf_maps', slowly(erf.erf_maps, 80))
+    start = time.perf_counter()
+    frame = compare(NAMES, device='cpu', sizes=SIZES, budget=400, out=tmp_path)
+    assert time.perf_counter() - start < 400
+    # A second map would have ended after 400 seconds
+    assert began == ['check_parity'] * 3 + ['sequence_records'] * 3 + ['erf_maps']
+    assert frame[frame['section'] == 'growth']['value'].notna().all()
+    late = frame[frame['section'] == 'receptive field']
+    late = late[late['quantity'] == 'all'].set_index('backbone')['note']
+    assert late.to_dict() == dict.fromkeys([NAMES[1], 'ViT'], growth.TIME_LIMIT)
+    # With more time, only what was left out
+    began.clear()
+    frame = compare(NAMES, device='cpu', sizes=SIZES, budget=3000, out=tmp_path)
+    assert began == ['check_parity'] * 3 + ['erf_maps'] * 2
+    assert not (frame['note'] == growth.TIME_LIMIT).any()
+
+
+def test_a_budget_that_is_over_before_the_curves(monkeypatch):
+    """As where importing took all of it."""
+    frame = api.run_comparison(
+        NAMES, 'cpu', sizes=SIZES, only=['growth', 'sequence'], budget=10,
+        started=time.perf_counter() - 60,
+    ).frame  # fmt: skip
+    assert frame['value'].isna().all()
+    assert set(frame['note']) == set(work.LATE.values())
+
+
+def test_a_comparison_leaves_the_process_as_it_was():
+    logger = MMLogger.get_current_instance()
+    logger.setLevel('INFO')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        compare(NAMES[:1], device='cpu', sizes=SIZES[:1], only=['cost', 'growth', 'erf'])
+        assert torch.equal(torch.rand(3), expected)
+        assert DefaultScope.get_current_instance().scope_name == 'mmseg'
+    assert logger.level == logging.INFO
+    assert MMLogger.get_current_instance() is logger
 
 
 def test_a_backbone_that_fails_is_a_row_and_not_an_end():

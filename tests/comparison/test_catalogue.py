@@ -1,5 +1,7 @@
 """What can be named on the command line, and what is built from it."""
 
+import re
+
 import pytest
 import torch
 from support import ROOT
@@ -27,7 +29,9 @@ from mambaout_mm.errors import UserError
 
 def test_every_published_name_is_in_the_published_results():
     names = set(published_results()['backbone'])
-    assert [entry.name for entry in ENTRIES if entry.published not in names] == []
+    missing = [entry.name for entry in ENTRIES if entry.published not in names]
+    # timm's own MambaOut: its figures are those of MambaOut
+    assert missing == [f'MambaOut-{scale} (timm)' for scale in 'TSB']
 
 
 def test_mambaout_stands_beside_a_scan_a_convolution_and_attention_in_every_preset():
@@ -49,7 +53,7 @@ def test_all_holds_every_size_of_the_papers_families():
 @pytest.mark.parametrize(
     ('names', 'found'),
     [
-        (['tiny'], ['MambaOut-T', 'VMamba-T', 'ConvNeXt-T', 'Swin-T']),
+        (['tiny'], ['MambaOut-T', 'MambaOut-T (timm)', 'VMamba-T', 'ConvNeXt-T', 'Swin-T']),
         (['mambaout-t', 'ViT-S/16'], ['MambaOut-T', 'ViT-S/16']),
         (['VMamba:small_s1l20'], ['VMamba:small_s1l20']),
         (['VMamba:tiny_s1l8'], ['VMamba-T']),
@@ -104,6 +108,24 @@ def test_building_twice_gives_the_same_weights_and_no_drop_path():
     for a, b in zip(one.train()(image), two.eval()(image), strict=True):
         torch.testing.assert_close(a, b)
     assert entry.backbone['drop_path_rate'] == 0.5
+
+
+def test_the_optimised_network_stands_beside_the_stock_one_which_computes_the_same():
+    for preset in PRESETS.values():
+        for name in preset:
+            scale = re.fullmatch('MambaOut-([TSB])', name)
+            assert not scale or f'{name} (timm)' in preset
+    ours, stock = map(build_backbone, entries_of(['MambaOut-T', 'MambaOut-T (timm)']))
+    weights = {}
+    for name, value in ours.state_dict().items():
+        name = name.replace('downsample_layers.0', 'net.stem')
+        name = re.sub(r'^downsample_layers\.(\d)', r'net.stages_\1.downsample', name)
+        weights[re.sub(r'^stages\.(\d)', r'net.stages_\1.blocks', name)] = value
+    stock.load_state_dict(weights)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        for a, b in zip(ours(image), stock(image), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_maps_of_a_backbone_that_does_not_say():

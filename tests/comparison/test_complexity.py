@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
+from mmengine.analysis import FlopAnalyzer
 from timm.layers import Attention
 from torch import nn
 
 from mambaout_mm import EfficientVMamba, LocalVMamba, MambaOut, PlainMamba, Vim, VMamba
 from mambaout_mm.backbones.simple_pyramid import PlainBackbone
-from mambaout_mm.comparison.complexity import count_macs
+from mambaout_mm.comparison.complexity import count_by_operator, count_macs
+from mambaout_mm.compat.flop_counter import OP_HANDLES, scan_in_pairs
 from mambaout_mm.ops.selective_scan import selective_scan
 
 
@@ -29,6 +30,22 @@ class Scan(nn.Module):
 def test_a_scan_counts_nine_for_each_state_and_one_for_the_skip(state, skip):
     macs = count_macs(Scan(state, skip).eval(), torch.zeros(2, 6, 50))
     assert macs == (9 * state + skip) * 2 * 6 * 50
+
+
+@pytest.mark.parametrize(('state', 'skip'), [(1, True), (16, True), (4, False)])
+def test_a_scan_in_pairs_counts_its_multiplications(state, skip):
+    """Of the recurrence as plain loops write it, for one channel and one step."""
+    multiplications = 0
+    for _ in range(state):
+        multiplications += 1  # delta * A, whose exponential counts nothing
+        multiplications += 1  # (delta * u) * B
+        multiplications += 1  # decay * h, to which that is added
+        multiplications += 1  # C * h, added up to y
+    multiplications += 1  # delta * u
+    multiplications += skip  # D * u, added to y
+    image = torch.zeros(2, 6, 50)
+    by_operator = count_by_operator(Scan(state, skip).eval(), image, scan_in_pairs)
+    assert by_operator == {'selective_scan': multiplications * 2 * 6 * 50}
 
 
 # The README of MzeroMiko/VMamba at 2ed52ea, with the classifier's 0.001.
@@ -81,10 +98,10 @@ def test_mambaout_tiny_costs_what_the_paper_says():
     assert macs / 1e9 == pytest.approx(4.5, abs=0.05)
 
 
-def test_mmengines_own_tools_count_the_scan():
-    model = Scan(1, True).eval()
-    counted = get_model_complexity_info(model, inputs=(torch.zeros(1, 6, 50),), show_table=False)
-    assert counted['flops'] == 10 * 6 * 50
+def test_the_handles_teach_an_analyzer_of_ones_own_and_no_other():
+    model, u = Scan(1, True).eval(), torch.zeros(1, 6, 50)
+    assert FlopAnalyzer(model, u).set_op_handle(**OP_HANDLES).total() == 10 * 6 * 50
+    assert FlopAnalyzer(model, u).total() == 0
 
 
 @pytest.mark.parametrize('fused', [True, False])

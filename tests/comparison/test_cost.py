@@ -3,25 +3,44 @@
 import math
 
 import pytest
+import torch
 
 from mambaout_mm.comparison import cost
 from mambaout_mm.comparison.catalogue import (
+    CONTROL,
     ENTRIES,
     WHOLE_MODELS,
     Entry,
     build_backbone,
+    entries_of,
     whole_config,
 )
-from mambaout_mm.comparison.complexity import model_complexity
-from mambaout_mm.comparison.cost import AS_IN_PAPER, check_costs, cost_records, count_heads
+from mambaout_mm.comparison.complexity import count_by_operator, model_complexity
+from mambaout_mm.comparison.cost import (
+    AS_IN_PAPER,
+    IN_PAIRS,
+    check_costs,
+    check_recorded,
+    cost_records,
+    count_costs,
+    count_heads,
+    known_costs,
+    recorded_costs,
+)
 from mambaout_mm.comparison.published import PAPER, published_results
 from mambaout_mm.comparison.records import Record, to_frame
+from mambaout_mm.compat.flop_counter import scan_in_pairs
 
 # Without a row; with rows of another pyramid or framework; with a row of a narrower UperNet.
-NOT_PUBLISHED = {'MambaOut-Femto', 'MambaOut-Kobe', 'EfficientVMamba-T'}
+STOCK = {f'MambaOut-{scale} (timm)' for scale in 'TSB'}  # their costs are those of ours
+NOT_PUBLISHED = {'MambaOut-Femto', 'MambaOut-Kobe', 'EfficientVMamba-T'} | STOCK
 PLAIN = {entry.name for entry in ENTRIES if entry.name.startswith(('Vim', 'LocalVim', 'PlainM'))}
 NARROW = {'EfficientVMamba-S'}
 FEMTO = Entry('MambaOut-Femto', 'Conv', dict(type='mambaout_mm.MambaOut', arch='femto'))
+
+
+def counted(entry, sizes=((64, 64),)):
+    return list(cost_records(entry, count_costs(entry, sizes), published_results()))
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +55,7 @@ def small_images():
 
 
 def test_backbone_and_heads_add_up_to_the_whole(small_images):
-    records = {(r.model, r.quantity): r for r in cost_records(FEMTO, published_results(), ())}
+    records = {(r.model, r.quantity): r for r in counted(FEMTO)}
     channels = tuple(build_backbone(FEMTO).out_channels)
     cfg = whole_config('UperNet', channels)
     cfg.model.backbone.update(arch='femto', init_cfg=None)
@@ -50,9 +69,7 @@ def test_backbone_and_heads_add_up_to_the_whole(small_images):
 
 def test_what_the_paper_leaves_out_is_apart(small_images):
     entry = Entry('MambaOut-T', 'Conv', FEMTO.backbone, 'MambaOut-Tiny')
-    records = {
-        (r.model, r.quantity): r for r in cost_records(entry, published_results(), ((224, 224),))
-    }
+    records = {(r.model, r.quantity): r for r in counted(entry, [(224, 224)])}
     ours, papers = (records['UperNet', quantity] for quantity in ('MACs', AS_IN_PAPER))
     assert 0 < ours.value - papers.value < 0.01 * ours.value
     assert ours.published == papers.published == 938
@@ -63,25 +80,20 @@ def test_what_the_paper_leaves_out_is_apart(small_images):
 
 
 def test_what_nobody_printed_says_so(small_images):
-    for record in cost_records(FEMTO, published_results(), ((64, 64),)):
+    for record in counted(FEMTO):
         assert math.isnan(record.published) and math.isnan(record.difference)
         if record.quantity == 'MACs':
             assert record.note == 'not published'
             assert record.source == ''
 
 
-def test_every_entry_stands_beside_its_own_published_row(monkeypatch):
-    """By its parameters, for which nothing has to be run."""
-    monkeypatch.setattr(cost, 'count_by_operator', lambda model, image: {'conv': 0})
-    count_heads.cache_clear()
+def test_every_entry_stands_beside_its_own_published_row():
     frame = to_frame(
         record
         for entry in ENTRIES
-        for record in cost_records(entry, published_results(), ())
-        if record.quantity == 'params'
+        for record in cost_records(entry, known_costs(entry), published_results())
     )
     assert check_costs(frame) == []
-    count_heads.cache_clear()
     compared = frame[frame['published'].notna()]
     for model in WHOLE_MODELS:
         names = set(compared[compared['model'] == model]['backbone'])
@@ -89,11 +101,53 @@ def test_every_entry_stands_beside_its_own_published_row(monkeypatch):
         assert missing == NOT_PUBLISHED | (PLAIN if model == 'Mask R-CNN' else PLAIN | NARROW)
 
 
+@pytest.mark.parametrize('entry', [*ENTRIES, CONTROL], ids=lambda entry: entry.name)
+def test_recorded_parameters_are_those_of_the_networks(entry, monkeypatch):
+    """MACs take minutes: `make costs` counts them."""
+    monkeypatch.setattr(cost, 'count_by_operator', lambda model, image, scan: {'conv': 0})
+    counted, recorded = (
+        [(c.model, c.count and c.count.params, c.note) for c in costs]
+        for costs in (count_costs(entry), recorded_costs()[entry.name])
+    )
+    assert recorded == counted
+
+
+def test_a_scan_is_counted_in_pairs_beside(small_images):
+    vmamba = Entry('V', 'Conv+SSM', dict(type='mambaout_mm.VMamba', arch='tiny_s1l8'))
+    records = {(r.model, r.quantity): r.value for r in counted(vmamba)}
+    by_operator = count_by_operator(
+        build_backbone(vmamba), torch.zeros(1, 3, 64, 64), scan_in_pairs
+    )
+    assert records['backbone', IN_PAIRS] == sum(by_operator.values()) / 1e9
+    less = records['backbone', 'MACs'] - records['backbone', IN_PAIRS]
+    scan = count_by_operator(build_backbone(vmamba), torch.zeros(1, 3, 64, 64))['selective_scan']
+    # One state and a skip connection: 10 operations, of which 6 are left as pairs
+    assert less == pytest.approx(0.4 * scan / 1e9)
+    records = {(r.model, r.quantity): r.value for r in counted(FEMTO)}
+    assert records['UperNet', IN_PAIRS] == records['UperNet', 'MACs']
+
+
+def test_a_record_that_is_out_of_date_is_told(monkeypatch):
+    (entry,) = entries_of(['MambaOut-T'])
+    costs = known_costs(entry)
+    frame = to_frame(cost_records(entry, costs, published_results()))
+    assert check_recorded(frame, [entry, FEMTO]) == []  # the latter is not of the catalogue
+    wrong = costs[1]._replace(count=costs[1].count._replace(macs=1000))
+    monkeypatch.setitem(recorded_costs(), entry.name, [costs[0], wrong, *costs[2:]])
+    (sentence,) = check_recorded(frame, [entry])
+    assert sentence.startswith('MambaOut-T, backbone: MACs 800x1280 counted')
+    assert 'recorded 0.000001; record the costs again' in sentence
+    monkeypatch.delitem(recorded_costs(), entry.name)
+    assert check_recorded(frame, [entry]) == [
+        'MambaOut-T: no costs are recorded; run benchmarks/record_costs.py'
+    ]
+
+
 def test_maps_that_the_heads_do_not_take():
     entry = Entry('a', '', dict(FEMTO.backbone, out_indices=(1, 2, 3)))
-    records = list(cost_records(entry, published_results(), ((64, 64),)))
+    records = counted(entry)
     missing = [r for r in records if r.model != 'backbone']
-    assert len(missing) == 4 and all(math.isnan(r.value) for r in missing)
+    assert len(missing) == 6 and all(math.isnan(r.value) for r in missing)
     assert missing[0].note == 'not computed: maps at strides (8, 16, 32), not (4, 8, 16, 32)'
     assert all(r.value > 0 for r in records if r.model == 'backbone')
 
