@@ -31,6 +31,12 @@ def test_readme_python_runs(capsys):
     assert '(192, 384, 576) (8, 16, 32)' in capsys.readouterr().out
 
 
+def test_comparators_python_runs(capsys):
+    (code,) = python_blocks(ROOT / 'docs' / 'comparators.md')
+    exec(code, {})
+    assert capsys.readouterr().out == '4907438592\n'  # the README of VMamba: 4.9 G
+
+
 def test_comparison_python_runs(capsys):
     (code,) = python_blocks(ROOT / 'docs' / 'comparison.md')
     exec(compile(code, 'comparison.md', 'exec'), {})

@@ -47,11 +47,15 @@ def test_the_installed_package_builds_a_model_from_elsewhere(tmp_path):
     command = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-build-isolation', '-q']
     subprocess.run([*command, '--target', tmp_path / 'site', ROOT], check=True)
     code = (
-        'import mambaout_mm, pathlib\n'
+        'import mambaout_mm\n'
         'from mmengine.config import Config\n'
         'from mambaout_mm.comparison.complexity import build_model\n'
-        'mim = pathlib.Path(mambaout_mm.__file__).parent / ".mim"\n'
-        'cfg = Config.fromfile(mim / "configs/segmentation/upernet_mambaout_femto.py")\n'
+        'from mambaout_mm.comparison.cost import recorded_costs\n'
+        'from mambaout_mm.config_files import find_config\n'
+        'assert len(recorded_costs()) > 30\n'
+        'path = find_config("segmentation/upernet_mambaout_femto.py")\n'
+        'assert "site/mambaout_mm/.mim/configs" in str(path)\n'
+        'cfg = Config.fromfile(path)\n'
         'print(mambaout_mm.__file__, sum(p.numel() for p in build_model(cfg).parameters()))'
     )
     env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}

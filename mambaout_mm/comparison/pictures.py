@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from .erf import ErfMap
 from .growth import tokens_at
 from .published import gaps
-from .report.figures import MIXERS, OURS
+from .report.figures import MIXERS, OURS, SCAN_RULE
+from .report.tables import with_error
 
 # Shapes of the report's markers.
 MARKERS = {
@@ -134,8 +135,8 @@ def draw_growth(frame: pd.DataFrame, where: str) -> Figure | None:
     for line, (quantity, unit) in zip(axes, quantities, strict=True):
         for axis, setting in zip(line, settings, strict=True):
             shown = rows[(rows['quantity'] == quantity) & (rows['setting'] == setting)]
-            powers = fits['value'].xs(setting, level=1) if quantity == 'time' else {}
-            draw_curves(axis, shown, looks, powers)
+            own = fits.xs(setting, level=1).to_dict('index') if quantity == 'time' else {}
+            draw_curves(axis, shown, looks, own)
             axis.set(title=f'{quantity}, {setting}', xlabel='tokens at stride 16', ylabel=unit)
             axis.set_visible(not shown.empty)
     figure.suptitle(f'{where}; bands: 10th to 90th percentile', fontsize='small')
@@ -143,14 +144,18 @@ def draw_growth(frame: pd.DataFrame, where: str) -> Figure | None:
 
 
 def draw_curves(
-    axis: Axes, rows: pd.DataFrame, looks: dict[str, dict[str, Any]], powers: Mapping[str, float]
+    axis: Axes,
+    rows: pd.DataFrame,
+    looks: dict[str, dict[str, Any]],
+    fits: Mapping[str, dict[str, Any]],
 ) -> None:
-    """A line for each backbone on logarithmic axes, its exponent in the legend."""
+    """A line for each backbone on logarithmic axes, its exponent and its error in the legend."""
     axis.set(xscale='log', yscale='log')
     rows = rows.assign(tokens=[tokens_at(*map(int, size.split('x'))) for size in rows['size']])
     for backbone, points in rows.groupby('backbone', sort=False):
-        power = powers.get(backbone, np.nan)
-        label = backbone if np.isnan(power) else f'{backbone}  (tokens to the power {power:.2f})'
+        label = backbone
+        if backbone in fits and not np.isnan(fits[backbone]['value']):
+            label += f'  (tokens to the power {with_error(fits[backbone])})'
         axis.plot(points['tokens'], points['value'], **looks[backbone], label=label)
         low, high = points['low'].astype(float), points['high'].astype(float)
         axis.fill_between(
@@ -239,7 +244,9 @@ def draw_published(published: pd.DataFrame) -> Figure:
             & published[accuracy].notna()
         ]
         for axis, (cost, words) in zip(
-            line, (('macs_g', 'MACs (G)'), ('params_m', 'parameters (M)')), strict=True
+            line,
+            (('macs_g', f'MACs (G), as printed: {SCAN_RULE}'), ('params_m', 'parameters (M)')),
+            strict=True,
         ):
             scatter(axis, rows, cost, accuracy)
             axis.set(title=title, xlabel=words, ylabel='%')

@@ -41,7 +41,7 @@ def test_growth_has_logarithmic_axes_and_the_exponents():
     ours, theirs = axis.get_lines()
     assert ours.get_xdata().tolist() == [16, 64, 256]
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert labels == ['MambaOut-T  (tokens to the power 1.25)', 'ConvNeXt-T']
+    assert labels == ['MambaOut-T  (tokens to the power 1.25 ± 0.12)', 'ConvNeXt-T']
     assert ours.get_color() != theirs.get_color()
     assert 'a machine' in figure.get_suptitle()
 

@@ -22,6 +22,8 @@ MIXERS = {
     '': ('#808080', 'x'),
 }
 OURS = ('#D55E00', 'star')
+# Of the two counts (mambaout_mm/compat/flop_counter.py), the one that authors print.
+SCAN_RULE = 'a scan counts 9 L D N'
 DASHES = ('solid', 'dash', 'dot', 'dashdot', 'longdash')
 
 
@@ -230,12 +232,13 @@ def published_figures(rows: pd.DataFrame) -> list[Figure]:
                     if drawn.empty:
                         continue
                     key = f'{task}-{len(views)}'
+                    rule = f'; {SCAN_RULE}' if cost == 'macs_g' else ''
                     without = same[same[column].notna() & same[cost].isna()]['backbone']
                     views.append(
                         dict(
                             key=key,
                             label=f'{method} {schedule}: {accuracy} by {label.split(",")[0]}',
-                            x=f'{label} (published)',
+                            x=f'{label} (published{rule})',
                             y=f'{accuracy}, % (published)',
                             missing=(
                                 f'Not drawn, no {label.split(",")[0]} published: '

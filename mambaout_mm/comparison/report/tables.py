@@ -169,8 +169,15 @@ def failed(row: Row) -> bool:
 
 def plain(row: Row) -> Cell:
     """The number, and its spread where it has one."""
+    if row['quantity'].startswith('exponent'):
+        return Cell(with_error(row), key(row['value']), '', row['note'])
     text = percent(row['value']) if row['unit'] == '%' else number(row['value'])
     return Cell(text, key(row['value']), spread(row), row['note'])
+
+
+def with_error(row: Row) -> str:
+    """'0.95 ± 0.02', of a number and one standard error."""
+    return f'{row["value"]:.2f} ± {row["high"] - row["value"]:.2f}'
 
 
 def spread(row: Row) -> str:
