@@ -134,10 +134,9 @@ def recorded_costs() -> dict[str, list[Cost]]:
     return costs
 
 
-def known_costs(entry: Entry) -> list[Cost]:
-    """Costs of a backbone: recorded ones where it is of the catalogue, else counted."""
-    recorded = recorded_costs().get(entry.name)
-    return recorded if recorded and entry in (*ENTRIES, CONTROL) else count_costs(entry)
+def known_costs(entry: Entry) -> list[Cost] | None:
+    """Recorded costs of a backbone; None if it is not of the catalogue."""
+    return recorded_costs().get(entry.name) if entry in (*ENTRIES, CONTROL) else None
 
 
 def cost_records(entry: Entry, costs: list[Cost], published: pd.DataFrame) -> Iterator[Record]:

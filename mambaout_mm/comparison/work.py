@@ -71,6 +71,7 @@ class Work:
     count_anew: bool
     progress: Callable[[str, float], object]
     maps: list[ErfMap] = field(default_factory=list)
+    _longest: dict[str, float] = field(default_factory=dict)  # seconds, by section
 
     @property
     def with_control(self) -> list[Entry]:
@@ -79,12 +80,18 @@ class Work:
     def cost(self) -> list[Record]:
         """Parameters and MACs."""
         published = published_results()
-        costs_of = count_costs if self.count_anew else known_costs
-
-        def compute(entry: Entry) -> list[Record]:
-            return list(cost_records(entry, costs_of(entry), published))
-
-        return self._by_backbone('cost', self.with_control, compute, anew=self.count_anew)
+        records = []
+        for entry in self.with_control:
+            known = None if self.count_anew else known_costs(entry)
+            if known:
+                records += cost_records(entry, known, published)
+            else:
+                records += self._by_backbone(
+                    'cost',
+                    [entry],
+                    lambda entry: list(cost_records(entry, count_costs(entry), published)),
+                )
+        return records
 
     def sequence(self) -> list[Record]:
         """Tokens and theoretical receptive fields."""
@@ -127,7 +134,6 @@ class Work:
     ) -> list[Record]:
         """Records of each backbone, from the store where it has them, while there is time."""
         records = []
-        longest = 0.0
         for number, entry in enumerate(entries):
             self.progress(f'{section}: {entry.name}', number / len(entries))
             key = dict(
@@ -140,7 +146,7 @@ class Work:
             known = self.store.get(**key)
             if known is None or (section == 'receptive field' and not self._has_maps(entry)):
                 start = time.perf_counter()
-                if start + longest > self.deadline:
+                if start + self._longest.get(section, 0.0) > self.deadline:
                     records.append(missing(section, entry, LATE[origin_of(section)]))
                     continue
                 try:
@@ -149,7 +155,8 @@ class Work:
                 except Exception as error:  # one that fails is a row, not an end
                     known = [missing(section, entry, reason_of(error))]
                 gc.collect()
-                longest = max(longest, time.perf_counter() - start)
+                took = time.perf_counter() - start
+                self._longest[section] = max(took, self._longest.get(section, 0.0))
             records += known
         return records
 

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
-from mambaout_mm.comparison import api, compare, cost, erf, growth, sequence, work
+from mambaout_mm.comparison import api, compare, erf, growth, sequence, work
 from mambaout_mm.comparison.catalogue import (
     WHOLE_MODELS,
     Entry,
@@ -31,8 +31,7 @@ SIZES = [(side, side) for side in (32, 64, 96, 128)]
 def small(monkeypatch):
     """Small maps, small whole models, a small control, few rounds."""
     monkeypatch.setattr(work, 'CONTROL', CONTROL)
-    for module in (cost, work):
-        monkeypatch.setattr(module, 'count_costs', partial(count_costs, sizes=((64, 64),)))
+    monkeypatch.setattr(work, 'count_costs', partial(count_costs, sizes=((64, 64),)))
     monkeypatch.setattr(work, 'ERF_SIDE', 64)
     monkeypatch.setattr(work, 'ERF_IMAGES', 1)
     monkeypatch.setattr(growth, 'ROUNDS', 3)
@@ -145,11 +144,13 @@ def test_the_curves_come_first_and_the_rest_while_there_is_time(tmp_path, monkey
 def test_a_budget_that_is_over_before_the_curves(monkeypatch):
     """As where importing took all of it."""
     frame = api.run_comparison(
-        NAMES, 'cpu', sizes=SIZES, only=['growth', 'sequence'], budget=10,
+        NAMES, 'cpu', sizes=SIZES, only=['cost', 'growth', 'sequence'], budget=10,
         started=time.perf_counter() - 60,
     ).frame  # fmt: skip
-    assert frame['value'].isna().all()
-    assert set(frame['note']) == set(work.LATE.values())
+    recorded = (frame['section'] == 'cost') & (frame['backbone'] == NAMES[0])
+    assert frame[recorded]['value'].notna().all()
+    assert frame[~recorded]['value'].isna().all()
+    assert set(frame[~recorded]['note']) == set(work.LATE.values())
 
 
 def test_a_comparison_leaves_the_process_as_it_was():
