@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mambaout_mm.checkpoints import CheckpointError, load_backbone_weights
+from mambaout_mm.checkpoints import UnknownLayoutError, load_backbone_weights
 
 STAGE_STRIDES = (4, 8, 16, 32)
 
@@ -89,6 +89,11 @@ class PyramidBackbone(BaseModule):
                 self.add_module(f'norm{i}', self.output_norm_type(dims[i], eps=norm_eps))
 
     @property
+    def normed_taps(self) -> tuple[int, ...]:
+        """The stages with an output norm."""
+        return self.taps if self.output_norm else ()
+
+    @property
     def out_channels(self) -> tuple[int, ...]:
         """Channels of each returned map: ``in_channels`` of a neck."""
         return tuple(self.dims[i] for i in self.out_indices)
@@ -162,9 +167,14 @@ class PyramidBackbone(BaseModule):
         """A published state dict under this family's names, without the classifier.
 
         Raises:
-            CheckpointError: If ``state_dict`` is not of this family.
+            UnknownLayoutError: If ``state_dict`` is not of this family.
+            CheckpointError: If it is, and cannot be converted for this model.
         """
         raise NotImplementedError
+
+    def may_be_published(self, names: Collection[str]) -> bool:
+        """Whether names may be of a published layout: no at once where converting takes long."""
+        return True
 
     def is_unbuilt(self, name: str) -> bool:
         """Whether a parameter belongs to a stage that this model does without.
@@ -179,20 +189,23 @@ class PyramidBackbone(BaseModule):
         """Give a published layout's parameters their names here, in place.
 
         So ``load_from``, resuming and testing take what :meth:`init_weights` takes: a published
-        detector's backbone, say. What this model does not know is left as it is, for the loader to
-        complain of.
+        detector's backbone, say. What is of no layout that the family knows is left as it is, for
+        the loader to complain of.
 
         Args:
             state_dict (dict[str, Tensor]): Of the backbone, or of a model that holds it.
             prefix (str): What precedes the backbone's names in it. Defaults to ''.
+
+        Raises:
+            CheckpointError: If it is of this family and cannot be converted for this model.
         """
         given = {n.removeprefix(prefix): x for n, x in state_dict.items() if n.startswith(prefix)}
         own = {name for name, _ in self.named_parameters()}
-        if own <= given.keys():
+        if not given or own <= given.keys() or not self.may_be_published(given.keys()):
             return
         try:
             renamed = self.convert_checkpoint(given)
-        except CheckpointError:
+        except UnknownLayoutError:
             return
         for name in given:
             del state_dict[f'{prefix}{name}']

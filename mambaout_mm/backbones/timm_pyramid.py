@@ -6,7 +6,7 @@ ConvNeXt against torchvision's (``tests/backbones/test_timm_pyramid.py``, timm 1
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambaout_mm.checkpoints import CheckpointError
+from mambaout_mm.checkpoints import CheckpointError, UnknownLayoutError
 from mambaout_mm.registry import register_backbone
 
 from .pyramid import STAGE_STRIDES, PyramidBackbone
@@ -159,8 +159,10 @@ class TimmPyramid(PyramidBackbone):
         Facebook's of ConvNeXt, goes through timm's ``checkpoint_filter_fn``.
 
         Raises:
-            CheckpointError: If nothing of this model is in it.
+            UnknownLayoutError: If nothing of this model is in it.
+            CheckpointError: If something is, and timm cannot convert the rest.
         """
+        own = self.state_dict()
         classifier = timm.create_model(self.model_name)
         known = self._own_names(classifier.state_dict())
         names = self._own_names(state_dict)
@@ -171,17 +173,22 @@ class TimmPyramid(PyramidBackbone):
             try:
                 names = self._own_names(family.checkpoint_filter_fn(dict(state_dict), classifier))
             except (AttributeError, KeyError, RuntimeError) as error:
-                raise CheckpointError(
+                known_in_part = any(name in own for name in names)
+                raise (CheckpointError if known_in_part else UnknownLayoutError)(
                     f'it holds {self.describe_checkpoint(names)}: {len(unknown)} keys are unknown '
                     f'({", ".join(unknown[:3])}, ...), and timm cannot convert it ({error!r})'
                 ) from error
-        own = self.state_dict()
         if not any(name in own for name in names if name.startswith('net.')):
-            raise CheckpointError(
+            raise UnknownLayoutError(
                 f'no {self.model_name} in it: none of its {len(state_dict)} keys '
                 f"({', '.join(list(state_dict)[:4])}, ...) is one of timm's"
             )
         return {name: t for name, t in names.items() if name in own or name not in known}
+
+    def may_be_published(self, names: Collection[str]) -> bool:
+        # What others publish is a whole network, without our `net.`
+        whole = 2 * len(names) > len(self.state_dict())
+        return whole and not any(name.startswith('net.') for name in names)
 
     def _own_names(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``stages.2.blocks.5.gamma`` or ``stages_2...``, with ``net.`` or not, to this model's."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import UnknownLayoutError
 
 _RENAMES = (
     (re.compile(r'^norm_f\.'), 'norm3.'),
@@ -27,11 +27,11 @@ def to_own(state_dict: Mapping[str, Tensor], family: str, mark: str) -> dict[str
         mark (str): What a name of this family's blocks, and of no other's, ends with.
 
     Raises:
-        CheckpointError: If it is not of this family.
+        UnknownLayoutError: If it is not of this family.
     """
     needed = {'patch_embed.proj.weight', 'pos_embed'}
     if not needed <= state_dict.keys() or not any(name.endswith(mark) for name in state_dict):
-        raise CheckpointError(
+        raise UnknownLayoutError(
             f'no {family} backbone in it: {", ".join(sorted(needed))} and layers.*{mark} are not '
             f'among its {len(state_dict)} keys ({", ".join(list(state_dict)[:4])}, ...)'
         )

@@ -339,6 +339,42 @@ def test_what_does_not_fit_raises_and_changes_nothing(case, timm_state, tmp_path
         assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.parametrize(
+    'names',
+    [(), ('net.stem_0.weight',), ('norm0.weight', 'norm0.bias'), ('net.stem_0.weight', 'other')],
+)
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_a_part_of_its_own_state_is_not_converted(names, prefix, monkeypatch):
+    """It would take a whole classifier of timm's, for the names in it."""
+    backbone = TimmPyramid(SMALL)
+    own = backbone.state_dict()
+    part = {f'{prefix}{n}': torch.full_like(own.get(n, torch.ones(1)), 3) for n in names}
+    model = torch.nn.ModuleDict(dict(backbone=backbone)) if prefix else backbone
+    monkeypatch.setattr(timm, 'create_model', None)
+    missing, unexpected = model.load_state_dict({**part, **dict(neck=torch.ones(1))}, strict=False)
+    assert {n.removeprefix(prefix) for n in unexpected} == {'neck', *names} - own.keys()
+    assert len(missing) == len(own) - len(names) + ('other' in names)
+    for name in own.keys() & set(names):
+        assert backbone.state_dict()[name].eq(3).all()
+
+
+@pytest.mark.parametrize('layout', ['timm', 'microsoft'])
+def test_what_is_recognised_and_does_not_convert_raises_in_every_load(layout, microsoft_swin):
+    if layout == 'timm':
+        state = timm.create_model('swin_small_patch4_window7_224').state_dict()
+    else:
+        table = 'layers.0.blocks.0.attn.relative_position_bias_table'
+        state = {**microsoft_swin, table: torch.ones(9, 3)}
+    with pytest.raises(CheckpointError, match='cannot convert it|windows have another size'):
+        TimmPyramid(SWIN).load_state_dict(state, strict=False)
+
+
+def test_what_is_not_recognised_is_left_to_the_loader():
+    state = timm.create_model('resnet10t').state_dict()
+    _, unexpected = TimmPyramid(SMALL).load_state_dict(state, strict=False)
+    assert set(unexpected) == set(state)
+
+
 @pytest.mark.parametrize('layout', ['timm', 'microsoft'])
 def test_a_swin_of_another_window_is_refused(layout, microsoft_swin, tmp_path):
     """timm would interpolate its position biases without a word."""
