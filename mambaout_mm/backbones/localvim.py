@@ -238,7 +238,7 @@ class LocalVim(PatchTokens):
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         # A classifier's final norm is for its stream, not for what a mixer adds.
         backbone = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
-        return checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0')
+        return checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0', self.normed_taps)
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
         variants = {name: resolve_arch(name) for name in ARCHITECTURES}

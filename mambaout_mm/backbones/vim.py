@@ -205,7 +205,7 @@ class Vim(PatchTokens):
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.features == 'mixer':  # a classifier's final norm is for its stream
             state_dict = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
-        own = checkpoint_layout.to_own(state_dict, 'Vim', '.mixer.A_b_log')
+        own = checkpoint_layout.to_own(state_dict, 'Vim', '.mixer.A_b_log', self.normed_taps)
         if self.cls_token is None and own.pop('cls_token', None) is not None:
             own['pos_embed'], _ = without_middle(own['pos_embed'])
         return own
