@@ -252,7 +252,8 @@ class MambaOut(PyramidBackbone):
             ``downsample_norm_first`` (False), ``layer_scale`` (None). Defaults to 'tiny'.
         drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
             at the last. Defaults to 0.0.
-        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg, channels_last: See
+            :class:`PyramidBackbone`.
         fused (bool): Run the branch of each block as one operator, which is faster and keeps less
             for the backward pass, where all of its modules are as built; False calls the modules
             one by one always. Parameters are the same. Defaults to True.
@@ -277,6 +278,7 @@ class MambaOut(PyramidBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
         fused: bool = True,
     ) -> None:
         numbers = resolve_arch(arch)
@@ -290,6 +292,7 @@ class MambaOut(PyramidBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         activation = ACTIVATIONS[numbers['activation']]
         norm_first = numbers['downsample_norm_first']

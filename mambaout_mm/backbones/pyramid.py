@@ -41,6 +41,10 @@ class PyramidBackbone(BaseModule):
             activation checkpointing): less memory for more time. Defaults to False.
         init_cfg (dict | list[dict], optional): MMEngine's initialisation config. For
             ``type='Pretrained'`` see :meth:`init_weights`. Defaults to None.
+        channels_last (bool): Return maps in the memory in which they were computed, which is
+            channels-last, without copying them: a neck or head of convolutions takes them as well.
+            False copies each to contiguous memory, NCHW in memory too, as other backbones do it,
+            since some heads call ``view`` on a map (mmseg's DMNet). Defaults to False.
         taps (Sequence[int], optional): Stages whose outputs are used, and normalised. Defaults to
             None: those in ``out_indices``.
 
@@ -60,6 +64,7 @@ class PyramidBackbone(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
         taps: Sequence[int] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -83,6 +88,7 @@ class PyramidBackbone(BaseModule):
         self.output_norm = output_norm
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.channels_last = channels_last
         self.register_load_state_dict_pre_hook(_rename_published)
         if output_norm:
             for i in self.taps:
@@ -223,15 +229,19 @@ class PyramidBackbone(BaseModule):
 
         Returns:
             tuple[Tensor, ...]: Maps (N, dims[i], H_i, W_i) with H_i = ceil(H / stride), but for
-            families whose patches have no padding. Their memory is channels-last.
+            families whose patches have no padding. Contiguous unless ``channels_last``.
         """
         outs = []
         for i in range(self.num_stages):
             x = self.forward_stage(i, x)  # (N, H_i, W_i, C_i)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x) if self.output_norm else x
-                outs.append(out.permute(0, 3, 1, 2))  # (N, C_i, H_i, W_i)
+                outs.append(self.lay_out(out.permute(0, 3, 1, 2)))  # (N, C_i, H_i, W_i)
         return tuple(outs)
+
+    def lay_out(self, out: Tensor) -> Tensor:
+        """A map (N, C, H, W) in the memory that ``channels_last`` asks for."""
+        return out if self.channels_last else out.contiguous()
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """``block(*inputs)``, checkpointed where ``with_cp`` asks and a gradient is wanted."""

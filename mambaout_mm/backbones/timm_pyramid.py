@@ -62,8 +62,8 @@ class TimmPyramid(PyramidBackbone):
             'swin_tiny_patch4_window7_224'. Weights are named in ``init_cfg``.
         drop_path_rate (float): Stochastic depth, given to timm: rising linearly from 0 at the first
             block to this at the last. Defaults to 0.0.
-        out_indices, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`. The stem is
-            all that precedes the module which ends stride 4.
+        out_indices, frozen_stages, with_cp, init_cfg, channels_last: See :class:`PyramidBackbone`.
+            The stem is all that precedes the module which ends stride 4.
         output_norm (bool): As in :class:`PyramidBackbone`, with the epsilon of the model's own
             LayerNorms: 1e-6 for ConvNeXt (as mmpretrain's), 1e-5 for Swin (as mmdet's); 1e-6 where
             it has none. Defaults to True.
@@ -90,6 +90,7 @@ class TimmPyramid(PyramidBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         net = feature_net(model_name, drop_path_rate)
         parts, dims = split(net)
@@ -103,9 +104,10 @@ class TimmPyramid(PyramidBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         self.model_name = model_name
-        self.channels_last = net.output_fmt == 'NHWC'
+        self.net_is_nhwc = net.output_fmt == 'NHWC'
         self.parts = parts
         self.block_positions = {
             name: (i, j) for i, names in enumerate(blocks) for j, name in enumerate(names)
@@ -122,7 +124,7 @@ class TimmPyramid(PyramidBackbone):
         if i == 0:
             for name in self.parts[0]:
                 x = self.net[name](x)
-        elif not self.channels_last:
+        elif not self.net_is_nhwc:
             x = x.permute(0, 3, 1, 2)  # (N, C, H, W)
         for name in self.parts[i + 1]:
             module = self.net[name]
@@ -131,7 +133,7 @@ class TimmPyramid(PyramidBackbone):
                 continue
             for block in module if isinstance(module, nn.Sequential) else [module]:
                 x = self.run_block(block, x)
-        return x if self.channels_last else x.permute(0, 2, 3, 1)
+        return x if self.net_is_nhwc else x.permute(0, 2, 3, 1)
 
     def modules_of_stage(self, i: int) -> list[nn.Module]:
         return [self.net[name] for name in self.parts[i + 1]]

@@ -257,6 +257,17 @@ def test_layer_depth_of_other_chains():
     assert mobile.get_layer_depth('net.blocks_3.0.conv_pw.weight')[0] == 4
 
 
+@pytest.mark.parametrize('name', FAMILIES)
+def test_maps_are_contiguous_unless_channels_last_is_asked_for(name):
+    default, as_computed = TimmPyramid(name), TimmPyramid(name, channels_last=True)
+    as_computed.load_state_dict(default.state_dict())
+    image = torch.randn(2, 3, 64, 96)
+    for out, other in zip(default.eval()(image), as_computed.eval()(image), strict=True):
+        assert out.is_contiguous()
+        assert other.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(out, other)
+
+
 def own_state(state):
     """The state of a backbone with these weights, with output norms, as a runner saves it."""
     backbone = TimmPyramid(SMALL)
