@@ -140,7 +140,8 @@ class EfficientVMamba(PyramidBackbone):
             ``depths`` and ``dims`` (four integers each). Defaults to 'tiny'.
         drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
             at the last. Defaults to 0.0.
-        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg, channels_last: See
+            :class:`PyramidBackbone`.
 
     Raises:
         ValueError: If ``arch`` is unknown or one of its numbers does not fit.
@@ -162,6 +163,7 @@ class EfficientVMamba(PyramidBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         numbers = resolve_arch(arch)
         depths, dims = numbers['depths'], numbers['dims']
@@ -174,6 +176,7 @@ class EfficientVMamba(PyramidBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         self.patch_embed = patch_embed_v0(dims[0])
         rates = drop_path_rates(drop_path_rate, depths)

@@ -174,7 +174,8 @@ class LocalVim(PatchTokens):
             and 'mixer'.
         drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
             at the last. Defaults to 0.0.
-        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PlainBackbone`.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg, channels_last: See
+            :class:`PlainBackbone`.
 
     Raises:
         ValueError: If ``arch`` or ``scan`` is unknown or one of the numbers does not fit.
@@ -199,6 +200,7 @@ class LocalVim(PatchTokens):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         numbers = resolve_arch(arch)
         published = is_published(scan)
@@ -228,6 +230,7 @@ class LocalVim(PatchTokens):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         self.rope = RotaryEmbedding(dim, self.grid) if numbers['rope'] else None
         self.freeze_stages()
@@ -238,7 +241,7 @@ class LocalVim(PatchTokens):
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         # A classifier's final norm is for its stream, not for what a mixer adds.
         backbone = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
-        return checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0')
+        return checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0', self.normed_taps)
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
         variants = {name: resolve_arch(name) for name in ARCHITECTURES}

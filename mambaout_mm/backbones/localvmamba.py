@@ -91,7 +91,8 @@ class LocalVMamba(VSSPyramid):
             'corrected'. Defaults to 'corrected'.
         drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
             at the last. Defaults to 0.0.
-        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg, channels_last: See
+            :class:`PyramidBackbone`.
 
     Raises:
         ValueError: If ``arch`` or ``scan`` is unknown or one of its numbers does not fit.
@@ -114,6 +115,7 @@ class LocalVMamba(VSSPyramid):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         numbers = resolve_arch(arch)
         published = is_published(scan)
@@ -126,6 +128,7 @@ class LocalVMamba(VSSPyramid):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         self.patch_embed = patch_embed_v0(self.dims[0])
         ssm_ratio, d_state = numbers['ssm_ratio'], numbers['d_state']

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from timm.layers import DropPath, LayerScale, trunc_normal_
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from mambaout_mm.checkpoints import mambaout as checkpoint_layout
 from mambaout_mm.ops.gated_cnn import gated_cnn
+from mambaout_mm.ops.gated_cnn.parameters import Parameters
 from mambaout_mm.ops.modes import exporting
 from mambaout_mm.registry import register_backbone
 
@@ -124,8 +126,9 @@ class GatedCNNBlock(nn.Module):
     """``x + fc2(act(g) * cat(i, dwconv(c)))`` with ``g, i, c = split(fc1(norm(x)))``.
 
     Paper, section 4.1 and algorithm 1. Maps (N, H, W, dim) to the same shape. The branch is one
-    operator, :func:`mambaout_mm.ops.gated_cnn.gated_cnn`; where a module of it has been replaced
-    (by an adapter or a quantised one, say), changed or given hooks, they are called one by one.
+    operator, :func:`mambaout_mm.ops.gated_cnn.gated_cnn`. Its modules are called one by one where
+    one has been replaced (by an adapter or a quantised one, say), changed or given hooks, has a
+    parameter that is no plain ``nn.Parameter`` of its shape, or hooks for all modules are set.
 
     Args:
         dim (int): Channels.
@@ -136,6 +139,7 @@ class GatedCNNBlock(nn.Module):
         activation (str): Of the gate, 'gelu' or 'silu'.
         layer_scale (float, optional): Initial LayerScale, or None for no LayerScale.
         drop_path (float): Stochastic-depth rate.
+        fused (bool): Whether to use the operator where it can be used. Defaults to True.
     """
 
     def __init__(
@@ -147,6 +151,7 @@ class GatedCNNBlock(nn.Module):
         activation: str,
         layer_scale: float | None,
         drop_path: float,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         hidden = int(expansion_ratio * dim)
@@ -159,6 +164,8 @@ class GatedCNNBlock(nn.Module):
             )
         self.split = (hidden, hidden - conv_dim, conv_dim)
         self.activation = activation
+        self.fused = fused
+        self.shapes = Parameters.shapes(dim, hidden, conv_dim, kernel_size)
         self.norm = layer_norm(dim)
         self.fc1 = nn.Linear(dim, 2 * hidden)
         self.act = ACTIVATIONS[activation]()
@@ -171,22 +178,11 @@ class GatedCNNBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Exported and counted by modules: their names are what a reader of either looks for.
-        if self._is_as_built() and not exporting():
-            y = gated_cnn(
-                x,
-                self.norm.weight,
-                self.norm.bias,
-                self.fc1.weight,
-                self.fc1.bias,
-                self.conv.weight,
-                self.conv.bias,
-                self.fc2.weight,
-                self.fc2.bias,
-                self.activation,
-                self.norm.eps,
-            )
-        else:
+        parameters = self._plain_parameters() if self.fused and not exporting() else None
+        if parameters is None:
             y = self._call_modules(x)
+        else:
+            y = gated_cnn(x, *parameters, self.activation, self.norm.eps)
         return x + self.drop_path(self.ls(y))
 
     def _call_modules(self, x: Tensor) -> Tensor:
@@ -194,22 +190,41 @@ class GatedCNNBlock(nn.Module):
         c = self.conv(c.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, H, W, Cc)
         return self.fc2(self.act(g) * torch.cat((i, c), dim=-1))  # (N, H, W, dim)
 
-    def _is_as_built(self) -> bool:
-        """Whether calling the modules would do no more, and nothing else, than the operator."""
-        norm, conv, act = self.norm, self.conv, self.act
-        return (
+    def _plain_parameters(self) -> tuple[nn.Parameter, ...] | None:
+        """The parameters, where calling the modules would do nothing but what the operator does.
+
+        None where a module is not as it was built or a parameter is a subclass's (quantised, say),
+        a stand-in (of ``torch.func.functional_call``) or of another shape (a dense convolution's).
+        """
+        # Where modules keep what they own: looking for an attribute that is a module or a parameter
+        # takes ten times as long, which every block would pay.
+        modules = self._modules
+        norm, fc1, act, conv, fc2 = (
+            modules[name] for name in ('norm', 'fc1', 'act', 'conv', 'fc2')
+        )
+        if not (
             _is_plain(norm, nn.LayerNorm)
-            and _is_plain(self.fc1, nn.Linear)
+            and _is_plain(fc1, nn.Linear)
             and _is_plain(act, ACTIVATIONS[self.activation])
             and _is_plain(conv, nn.Conv2d)
-            and _is_plain(self.fc2, nn.Linear)
-            and norm.weight is not None
+            and _is_plain(fc2, nn.Linear)
             and getattr(act, 'approximate', 'none') == 'none'
+            and conv.groups == self.split[2]
             and conv.padding_mode == 'zeros'
             and conv.padding == (conv.kernel_size[0] // 2,) * 2
             and conv.stride == conv.dilation == (1, 1)
-            and all(part.bias is not None for part in (norm, self.fc1, conv, self.fc2))
+            and not _has_any_global_hook()
+        ):
+            return None
+        parameters = tuple(
+            part._parameters.get(name)
+            for part in (norm, fc1, conv, fc2)
+            for name in ('weight', 'bias')
         )
+        for parameter, shape in zip(parameters, self.shapes, strict=True):
+            if type(parameter) is not nn.Parameter or parameter.shape != shape:
+                return None
+        return parameters
 
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -237,7 +252,11 @@ class MambaOut(PyramidBackbone):
             ``downsample_norm_first`` (False), ``layer_scale`` (None). Defaults to 'tiny'.
         drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
             at the last. Defaults to 0.0.
-        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg, channels_last: See
+            :class:`PyramidBackbone`.
+        fused (bool): Run the branch of each block as one operator, which is faster and keeps less
+            for the backward pass, where all of its modules are as built; False calls the modules
+            one by one always. Parameters are the same. Defaults to True.
 
     Raises:
         ValueError: If ``arch`` is unknown or one of its numbers does not fit.
@@ -259,6 +278,8 @@ class MambaOut(PyramidBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
+        fused: bool = True,
     ) -> None:
         numbers = resolve_arch(arch)
         depths, dims = numbers['depths'], numbers['dims']
@@ -271,6 +292,7 @@ class MambaOut(PyramidBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         activation = ACTIVATIONS[numbers['activation']]
         norm_first = numbers['downsample_norm_first']
@@ -290,6 +312,7 @@ class MambaOut(PyramidBackbone):
                         numbers['activation'],
                         numbers['layer_scale'],
                         rate,
+                        fused,
                     )
                     for rate in rates[i]
                 )

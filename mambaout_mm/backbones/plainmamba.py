@@ -213,7 +213,7 @@ class PlainMamba(PlainBackbone):
             at the last. Defaults to 0.0.
         output_norm (bool): A LayerNorm on each tapped map; that of the last tap starts from the
             published weights' final norm. Defaults to True.
-        out_indices, frozen_stages, with_cp, init_cfg: See :class:`PlainBackbone`.
+        out_indices, frozen_stages, with_cp, init_cfg, channels_last: See :class:`PlainBackbone`.
 
     Raises:
         ValueError: If ``arch`` or ``scan`` is unknown or one of the numbers does not fit.
@@ -237,6 +237,7 @@ class PlainMamba(PlainBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         numbers = resolve_arch(arch)
         published = is_published(scan)
@@ -251,6 +252,7 @@ class PlainMamba(PlainBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         self.grid = position_grid(numbers['img_size'], patch_size)
         self.patch_embed = PatchEmbed(dim, patch_size, numbers['num_convs_patch_embed'])

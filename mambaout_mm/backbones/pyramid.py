@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mambaout_mm.checkpoints import CheckpointError, load_backbone_weights
+from mambaout_mm.checkpoints import UnknownLayoutError, load_backbone_weights
 
 STAGE_STRIDES = (4, 8, 16, 32)
 
@@ -41,6 +41,10 @@ class PyramidBackbone(BaseModule):
             activation checkpointing): less memory for more time. Defaults to False.
         init_cfg (dict | list[dict], optional): MMEngine's initialisation config. For
             ``type='Pretrained'`` see :meth:`init_weights`. Defaults to None.
+        channels_last (bool): Return maps in the memory in which they were computed, which is
+            channels-last, without copying them: a neck or head of convolutions takes them as well.
+            False copies each to contiguous memory, NCHW in memory too, as other backbones do it,
+            since some heads call ``view`` on a map (mmseg's DMNet). Defaults to False.
         taps (Sequence[int], optional): Stages whose outputs are used, and normalised. Defaults to
             None: those in ``out_indices``.
 
@@ -60,6 +64,7 @@ class PyramidBackbone(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
         taps: Sequence[int] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -83,10 +88,16 @@ class PyramidBackbone(BaseModule):
         self.output_norm = output_norm
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.channels_last = channels_last
         self.register_load_state_dict_pre_hook(_rename_published)
         if output_norm:
             for i in self.taps:
                 self.add_module(f'norm{i}', self.output_norm_type(dims[i], eps=norm_eps))
+
+    @property
+    def normed_taps(self) -> tuple[int, ...]:
+        """The stages with an output norm."""
+        return self.taps if self.output_norm else ()
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -162,9 +173,14 @@ class PyramidBackbone(BaseModule):
         """A published state dict under this family's names, without the classifier.
 
         Raises:
-            CheckpointError: If ``state_dict`` is not of this family.
+            UnknownLayoutError: If ``state_dict`` is not of this family.
+            CheckpointError: If it is, and cannot be converted for this model.
         """
         raise NotImplementedError
+
+    def may_be_published(self, names: Collection[str]) -> bool:
+        """Whether names may be of a published layout: no at once where converting takes long."""
+        return True
 
     def is_unbuilt(self, name: str) -> bool:
         """Whether a parameter belongs to a stage that this model does without.
@@ -179,20 +195,23 @@ class PyramidBackbone(BaseModule):
         """Give a published layout's parameters their names here, in place.
 
         So ``load_from``, resuming and testing take what :meth:`init_weights` takes: a published
-        detector's backbone, say. What this model does not know is left as it is, for the loader to
-        complain of.
+        detector's backbone, say. What is of no layout that the family knows is left as it is, for
+        the loader to complain of.
 
         Args:
             state_dict (dict[str, Tensor]): Of the backbone, or of a model that holds it.
             prefix (str): What precedes the backbone's names in it. Defaults to ''.
+
+        Raises:
+            CheckpointError: If it is of this family and cannot be converted for this model.
         """
         given = {n.removeprefix(prefix): x for n, x in state_dict.items() if n.startswith(prefix)}
         own = {name for name, _ in self.named_parameters()}
-        if own <= given.keys():
+        if not given or own <= given.keys() or not self.may_be_published(given.keys()):
             return
         try:
             renamed = self.convert_checkpoint(given)
-        except CheckpointError:
+        except UnknownLayoutError:
             return
         for name in given:
             del state_dict[f'{prefix}{name}']
@@ -210,15 +229,19 @@ class PyramidBackbone(BaseModule):
 
         Returns:
             tuple[Tensor, ...]: Maps (N, dims[i], H_i, W_i) with H_i = ceil(H / stride), but for
-            families whose patches have no padding. Their memory is channels-last.
+            families whose patches have no padding. Contiguous unless ``channels_last``.
         """
         outs = []
         for i in range(self.num_stages):
             x = self.forward_stage(i, x)  # (N, H_i, W_i, C_i)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x) if self.output_norm else x
-                outs.append(out.permute(0, 3, 1, 2))  # (N, C_i, H_i, W_i)
+                outs.append(self.lay_out(out.permute(0, 3, 1, 2)))  # (N, C_i, H_i, W_i)
         return tuple(outs)
+
+    def lay_out(self, out: Tensor) -> Tensor:
+        """A map (N, C, H, W) in the memory that ``channels_last`` asks for."""
+        return out if self.channels_last else out.contiguous()
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """``block(*inputs)``, checkpointed where ``with_cp`` asks and a gradient is wanted."""

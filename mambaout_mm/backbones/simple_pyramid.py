@@ -157,7 +157,8 @@ class PlainBackbone(PyramidBackbone):
             x (Tensor): Images, (N, 3, H, W), of any H and W from 32.
 
         Returns:
-            tuple[Tensor, ...]: Maps (N, dim, ceil(H / stride), ceil(W / stride)).
+            tuple[Tensor, ...]: Maps (N, dim, ceil(H / stride), ceil(W / stride)), contiguous unless
+            ``channels_last``.
         """
         image_size = x.shape[2:]
         tokens, size = self.embed(x)
@@ -173,12 +174,12 @@ class PlainBackbone(PyramidBackbone):
                     tapped = norm(tapped.to(norm.weight.dtype))
                 maps[i] = tapped.permute(0, 3, 1, 2)  # (N, C, H, W)
         if self.pyramid is None:
-            return tuple(maps.values())
+            return tuple(self.lay_out(out) for out in maps.values())
         outs = []
         for i, stride in zip(self.out_indices, self.out_strides, strict=True):
             out = getattr(self, f'fpn{i + 1}')(maps[3 if self.pyramid == 'last' else i])
             height, width = (-(-n // stride) for n in image_size)
-            outs.append(out[:, :, :height, :width])
+            outs.append(self.lay_out(out[:, :, :height, :width]))
         return tuple(outs)
 
     def modules_of_stage(self, i: int) -> list[nn.Module | nn.Parameter]:

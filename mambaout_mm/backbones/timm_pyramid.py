@@ -6,7 +6,7 @@ ConvNeXt against torchvision's (``tests/backbones/test_timm_pyramid.py``, timm 1
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambaout_mm.checkpoints import CheckpointError
+from mambaout_mm.checkpoints import CheckpointError, UnknownLayoutError
 from mambaout_mm.registry import register_backbone
 
 from .pyramid import STAGE_STRIDES, PyramidBackbone
@@ -62,8 +62,8 @@ class TimmPyramid(PyramidBackbone):
             'swin_tiny_patch4_window7_224'. Weights are named in ``init_cfg``.
         drop_path_rate (float): Stochastic depth, given to timm: rising linearly from 0 at the first
             block to this at the last. Defaults to 0.0.
-        out_indices, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`. The stem is
-            all that precedes the module which ends stride 4.
+        out_indices, frozen_stages, with_cp, init_cfg, channels_last: See :class:`PyramidBackbone`.
+            The stem is all that precedes the module which ends stride 4.
         output_norm (bool): As in :class:`PyramidBackbone`, with the epsilon of the model's own
             LayerNorms: 1e-6 for ConvNeXt (as mmpretrain's), 1e-5 for Swin (as mmdet's); 1e-6 where
             it has none. Defaults to True.
@@ -90,6 +90,7 @@ class TimmPyramid(PyramidBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         net = feature_net(model_name, drop_path_rate)
         parts, dims = split(net)
@@ -103,9 +104,10 @@ class TimmPyramid(PyramidBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         self.model_name = model_name
-        self.channels_last = net.output_fmt == 'NHWC'
+        self.net_is_nhwc = net.output_fmt == 'NHWC'
         self.parts = parts
         self.block_positions = {
             name: (i, j) for i, names in enumerate(blocks) for j, name in enumerate(names)
@@ -122,7 +124,7 @@ class TimmPyramid(PyramidBackbone):
         if i == 0:
             for name in self.parts[0]:
                 x = self.net[name](x)
-        elif not self.channels_last:
+        elif not self.net_is_nhwc:
             x = x.permute(0, 3, 1, 2)  # (N, C, H, W)
         for name in self.parts[i + 1]:
             module = self.net[name]
@@ -131,7 +133,7 @@ class TimmPyramid(PyramidBackbone):
                 continue
             for block in module if isinstance(module, nn.Sequential) else [module]:
                 x = self.run_block(block, x)
-        return x if self.channels_last else x.permute(0, 2, 3, 1)
+        return x if self.net_is_nhwc else x.permute(0, 2, 3, 1)
 
     def modules_of_stage(self, i: int) -> list[nn.Module]:
         return [self.net[name] for name in self.parts[i + 1]]
@@ -159,8 +161,10 @@ class TimmPyramid(PyramidBackbone):
         Facebook's of ConvNeXt, goes through timm's ``checkpoint_filter_fn``.
 
         Raises:
-            CheckpointError: If nothing of this model is in it.
+            UnknownLayoutError: If nothing of this model is in it.
+            CheckpointError: If something is, and timm cannot convert the rest.
         """
+        own = self.state_dict()
         classifier = timm.create_model(self.model_name)
         known = self._own_names(classifier.state_dict())
         names = self._own_names(state_dict)
@@ -171,17 +175,22 @@ class TimmPyramid(PyramidBackbone):
             try:
                 names = self._own_names(family.checkpoint_filter_fn(dict(state_dict), classifier))
             except (AttributeError, KeyError, RuntimeError) as error:
-                raise CheckpointError(
+                known_in_part = any(name in own for name in names)
+                raise (CheckpointError if known_in_part else UnknownLayoutError)(
                     f'it holds {self.describe_checkpoint(names)}: {len(unknown)} keys are unknown '
                     f'({", ".join(unknown[:3])}, ...), and timm cannot convert it ({error!r})'
                 ) from error
-        own = self.state_dict()
         if not any(name in own for name in names if name.startswith('net.')):
-            raise CheckpointError(
+            raise UnknownLayoutError(
                 f'no {self.model_name} in it: none of its {len(state_dict)} keys '
                 f"({', '.join(list(state_dict)[:4])}, ...) is one of timm's"
             )
         return {name: t for name, t in names.items() if name in own or name not in known}
+
+    def may_be_published(self, names: Collection[str]) -> bool:
+        # What others publish is a whole network, without our `net.`
+        whole = 2 * len(names) > len(self.state_dict())
+        return whole and not any(name.startswith('net.') for name in names)
 
     def _own_names(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``stages.2.blocks.5.gamma`` or ``stages_2...``, with ``net.`` or not, to this model's."""

@@ -155,7 +155,7 @@ class Vim(PatchTokens):
             at the last. Defaults to 0.0.
         output_norm (bool): An RMSNorm on each tapped map; that of the last tap starts from the
             published weights' final norm if features are 'residual'. Defaults to True.
-        out_indices, frozen_stages, with_cp, init_cfg: See :class:`PlainBackbone`.
+        out_indices, frozen_stages, with_cp, init_cfg, channels_last: See :class:`PlainBackbone`.
 
     Raises:
         ValueError: If ``arch`` is unknown or one of its numbers does not fit.
@@ -182,6 +182,7 @@ class Vim(PatchTokens):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         numbers = resolve_arch(arch)
         dim = numbers['dim']
@@ -199,13 +200,14 @@ class Vim(PatchTokens):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         self.freeze_stages()
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.features == 'mixer':  # a classifier's final norm is for its stream
             state_dict = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
-        own = checkpoint_layout.to_own(state_dict, 'Vim', '.mixer.A_b_log')
+        own = checkpoint_layout.to_own(state_dict, 'Vim', '.mixer.A_b_log', self.normed_taps)
         if self.cls_token is None and own.pop('cls_token', None) is not None:
             own['pos_embed'], _ = without_middle(own['pos_embed'])
         return own

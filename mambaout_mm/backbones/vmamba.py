@@ -293,7 +293,8 @@ class VMamba(VSSPyramid):
             ``mlp_ratio`` (4, v0: 0, no MLP). Defaults to 'tiny_s1l8'.
         drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
             at the last. Defaults to 0.0.
-        out_indices, output_norm, frozen_stages, with_cp, init_cfg: See :class:`PyramidBackbone`.
+        out_indices, output_norm, frozen_stages, with_cp, init_cfg, channels_last: See
+            :class:`PyramidBackbone`.
 
     Raises:
         ValueError: If ``arch`` is unknown or one of its numbers does not fit.
@@ -315,6 +316,7 @@ class VMamba(VSSPyramid):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        channels_last: bool = False,
     ) -> None:
         numbers = resolve_arch(arch)
         depths, dims = numbers['depths'], numbers['dims']
@@ -327,6 +329,7 @@ class VMamba(VSSPyramid):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             init_cfg=init_cfg,
+            channels_last=channels_last,
         )
         v0 = numbers['version'] == 'v0'
         self.patch_embed = (patch_embed_v0 if v0 else patch_embed_v2)(dims[0])

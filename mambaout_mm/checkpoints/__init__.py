@@ -1,7 +1,13 @@
 """Published weights: where they are, how their names map to ours, loading that fails loudly."""
 
-from .errors import CheckpointError
+from .errors import CheckpointError, UnknownLayoutError
 from .load import check_backbone, load_backbone_weights
 from .source import read_checkpoint
 
-__all__ = ['CheckpointError', 'check_backbone', 'load_backbone_weights', 'read_checkpoint']
+__all__ = [
+    'CheckpointError',
+    'UnknownLayoutError',
+    'check_backbone',
+    'load_backbone_weights',
+    'read_checkpoint',
+]

@@ -22,7 +22,7 @@ def to_official(state_dict: Mapping[str, Tensor], num_stages: int) -> dict[str, 
         num_stages (int): Stages of the model. What leads to the next one is left out.
 
     Raises:
-        CheckpointError: If it is not an EfficientVMamba.
+        UnknownLayoutError: If it is not an EfficientVMamba.
     """
     # `module.module.` in the file, of which loading may have cut off one
     bare = {re.sub(r'^(module\.)+', '', name): tensor for name, tensor in state_dict.items()}

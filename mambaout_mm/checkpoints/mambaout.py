@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import UnknownLayoutError
 
 _OFFICIAL_STEM = 'downsample_layers.0.conv1.weight'
 _TIMM_STEM = 'stem.conv1.weight'
@@ -29,14 +29,14 @@ def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official names for an official or a timm state dict, without the classifier.
 
     Raises:
-        CheckpointError: If neither layout's stem is there.
+        UnknownLayoutError: If neither layout's stem is there.
     """
     if _OFFICIAL_STEM in state_dict:
         renames: tuple = ()
     elif _TIMM_STEM in state_dict:
         renames = _FROM_TIMM
     else:
-        raise CheckpointError(
+        raise UnknownLayoutError(
             f'no MambaOut backbone in it: neither {_OFFICIAL_STEM} (official) nor {_TIMM_STEM} '
             f'(timm) is among its {len(state_dict)} keys ({", ".join(list(state_dict)[:4])}, ...)'
         )

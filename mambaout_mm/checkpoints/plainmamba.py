@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import UnknownLayoutError
 from .plain import depth_of
 
 _MARK = '.mamba.direction_Bs'
@@ -23,10 +23,10 @@ def to_own(state_dict: Mapping[str, Tensor], ends: Sequence[int]) -> dict[str, T
         ends (Sequence[int]): The number of layers up to each tap.
 
     Raises:
-        CheckpointError: If it is not of this family.
+        UnknownLayoutError: If it is not of this family.
     """
     if 'pos_embed' not in state_dict or not any(name.endswith(_MARK) for name in state_dict):
-        raise CheckpointError(
+        raise UnknownLayoutError(
             f'no PlainMamba backbone in it: pos_embed and layers.*{_MARK} are not among its '
             f'{len(state_dict)} keys ({", ".join(list(state_dict)[:4])}, ...)'
         )

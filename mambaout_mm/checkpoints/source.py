@@ -32,10 +32,10 @@ def _statistics_method(owner: type, name: str) -> Any:
     return getattr(owner, name)
 
 
-_multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
-
 # What a checkpoint of MMEngine's Runner holds besides tensors: the logged scalars' history. NumPy 2
-# renamed the module that NumPy 1 wrote into its files.
+# renamed the module that NumPy 1 wrote into its files. The two functions come from what pickles
+# them: 1.26 has a `numpy._core` without `multiarray`, 2 warns about `numpy.core`.
+_REBUILDERS = (np.empty(0).__reduce__()[0], np.float64().__reduce__()[0])
 _RUNNER_GLOBALS = [
     HistoryBuffer,
     (_statistics_method, 'builtins.getattr'),
@@ -43,8 +43,8 @@ _RUNNER_GLOBALS = [
     np.ndarray,
     np.dtype,
     *(
-        (getattr(_multiarray, function), f'{module}.multiarray.{function}')
-        for function in ('_reconstruct', 'scalar')
+        (function, f'{module}.multiarray.{name}')
+        for function, name in zip(_REBUILDERS, ('_reconstruct', 'scalar'), strict=True)
         for module in ('numpy.core', 'numpy._core')
     ),
     *(type(np.dtype(code)) for code in np.typecodes['All'] if code not in 'MmO'),

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import UnknownLayoutError
 
 _STEM = 'patch_embed.0.weight'
 
@@ -42,7 +42,7 @@ def to_official(
         num_stages (int): Stages of the model. What leads to the next one is left out.
 
     Raises:
-        CheckpointError: If it is not of that family.
+        UnknownLayoutError: If it is not of that family.
     """
     # The last of a Sequential in EfficientVMamba's third stage
     unused = re.compile(rf'^layers\.{num_stages - 1}\.(downsample|\d+\.(norm|reduction))\.')
@@ -58,14 +58,14 @@ def to_official(
             tensor = tensor.flatten(1)  # (out, in, 1, 1) to (out, in)
         official[name] = tensor
     if _STEM not in official or not any('.op.A_logs' in name for name in official):
-        raise CheckpointError(
+        raise UnknownLayoutError(
             f'no {family} backbone in it: {_STEM} and layers.*.blocks.*.op.A_logs are not among '
             f'its {len(state_dict)} keys ({", ".join(list(state_dict)[:4])}, ...)'
         )
     marked = (f for f, mark in _MARKS.items() if any(mark in name for name in official))
     found = next(marked, 'VMamba')
     if found != family:
-        raise CheckpointError(
+        raise UnknownLayoutError(
             f'no {family} backbone in it, but one that type={found!r} takes, by its keys'
         )
     return official

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _by_definition = False
 _without_results = False
@@ -34,8 +35,12 @@ def references() -> Iterator[None]:
 
 
 def by_definition() -> bool:
-    """Whether :func:`references` is in force."""
-    return _by_definition
+    """Whether :func:`references` is in force, or forward-mode differentiation.
+
+    PyTorch has no way to give an operator of one's own a forward-mode derivative, and what lies
+    below autograd would drop a dual tensor's tangent without a word.
+    """
+    return _by_definition or forward_ad._current_level >= 0
 
 
 @contextmanager

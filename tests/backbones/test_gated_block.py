@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mambaout_mm import MambaOut
 from mambaout_mm.backbones import mambaout
 from mambaout_mm.backbones.mambaout import GatedCNNBlock
 
@@ -154,7 +155,45 @@ def another_forward(block):
     block.fc1.forward = lambda x: original(x) + 1
 
 
-CHANGES = [without_bias, without_affine, tanh, dilated, reflecting, another_forward]
+def dense(block):
+    block.conv = nn.Conv2d(8, 8, 7, padding=3)
+
+
+def in_pairs(block):
+    block.conv = nn.Conv2d(8, 8, 7, padding=3, groups=4)
+
+
+def of_a_subclass(block):
+    class Quantised(torch.Tensor):
+        pass
+
+    block.fc1.weight = nn.Parameter(block.fc1.weight.detach().as_subclass(Quantised))
+    assert isinstance(block.fc1.weight, nn.Parameter)
+
+
+def no_parameter(block):
+    weight = block.fc2.weight.detach()
+    del block.fc2.weight
+    block.fc2.weight = weight
+
+
+def parametrised(block):
+    nn.utils.parametrizations.weight_norm(block.fc1)
+
+
+CHANGES = [
+    without_bias,
+    without_affine,
+    tanh,
+    dilated,
+    reflecting,
+    another_forward,
+    dense,
+    in_pairs,
+    of_a_subclass,
+    no_parameter,
+    parametrised,
+]
 
 
 @pytest.mark.parametrize('change', CHANGES)
@@ -163,6 +202,60 @@ def test_a_changed_module_is_called(change, block, operator_calls):
     x = torch.randn(2, 9, 11, 8)
     assert torch.equal(block(x), by_hand(block, x))
     assert not operator_calls
+
+
+GLOBAL_HOOKS = {
+    'forward': nn.modules.module.register_module_forward_hook,
+    'forward pre': nn.modules.module.register_module_forward_pre_hook,
+    'backward': nn.modules.module.register_module_full_backward_hook,
+    'backward pre': nn.modules.module.register_module_full_backward_pre_hook,
+}
+
+
+@pytest.mark.parametrize('kind', GLOBAL_HOOKS)
+def test_a_hook_for_all_modules_sees_each_of_the_block_s(kind, block, operator_calls):
+    called = set()
+    hook = GLOBAL_HOOKS[kind](lambda module, *_: called.add(module) or None)
+    try:
+        block(torch.randn(2, 5, 9, 8, requires_grad=True)).sum().backward()
+    finally:
+        hook.remove()
+    assert {getattr(block, part) for part in PARTS} <= called
+    assert not operator_calls
+
+
+def test_the_operator_can_be_switched_off(operator_calls):
+    image = torch.randn(1, 3, 32, 32)
+    outs = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        backbone = MambaOut(dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)), fused=fused)
+        operator_calls.clear()
+        outs.append(backbone(image))
+        assert len(operator_calls) == 4 * fused
+    for one, other in zip(*outs, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_stand_ins_for_its_parameters_count(block, operator_calls):
+    x = torch.randn(2, 5, 9, 8)
+    doubled = {name: 2 * parameter.detach() for name, parameter in block.named_parameters()}
+    y = torch.func.functional_call(block, doubled, (x,))
+    assert not operator_calls
+    block.load_state_dict(doubled)
+    assert torch.allclose(y, by_hand(block, x), atol=1e-5)
+
+
+def test_forward_mode_derivatives_are_those_of_the_modules(block):
+    block.double()
+    x, tangent = torch.randn(2, 2, 5, 9, 8, dtype=torch.float64)
+    with torch.no_grad():
+        expected = torch.func.jvp(lambda x: by_hand(block, x), (x,), (tangent,))[1]
+        with torch.autograd.forward_ad.dual_level():
+            y = block(torch.autograd.forward_ad.make_dual(x, tangent))
+            found = torch.autograd.forward_ad.unpack_dual(y).tangent
+    assert torch.allclose(found, expected)
+    assert torch.allclose(torch.func.jvp(block, (x,), (tangent,))[1], expected)
 
 
 def test_another_epsilon_counts(block, operator_calls):

@@ -1,8 +1,12 @@
 """What every family promises as a backbone (PyramidBackbone)."""
 
+from pathlib import Path
+
+import mmseg.models
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
@@ -54,6 +58,35 @@ def test_maps_are_nchw_and_round_up_at_each_stride(build, size):
         outs, backbone.out_channels, backbone.out_strides, strict=True
     ):
         assert out.shape == (2, channels, *(-(-n // stride) for n in size))
+
+
+@pytest.mark.parametrize('output_norm', [True, False])
+def test_maps_are_contiguous_unless_channels_last_is_asked_for(build, output_norm):
+    pyramids = [dict(pyramid=None), dict(pyramid='last')] if build.bare else []
+    image = torch.randn(2, 3, 75, 50)  # which a pyramid is cut to
+    for options in ({}, *pyramids):
+        options['output_norm'] = output_norm
+        default, as_computed = build(**options), build(**options, channels_last=True)
+        as_computed.load_state_dict(default.state_dict())
+        for out, other in zip(default(image), as_computed(image), strict=True):
+            assert out.is_contiguous()
+            assert torch.equal(out, other)
+            assert other.stride(1) == 1
+
+
+def test_mmsegs_stock_dmnet_trains_on_them(build):
+    """Its head calls ``view`` on a map."""
+    folder = Path(mmseg.__file__).parent / '.mim' / 'configs' / 'dmnet'
+    cfg = Config.fromfile(folder / 'dmnet_r50-d8_4xb4-80k_ade20k-512x512.py').model.decode_head
+    backbone = build()
+    cfg.update(in_channels=backbone.out_channels[3], channels=8, norm_cfg=dict(type='BN'))
+    head = mmseg.registry.MODELS.build(cfg)
+    image = torch.randn(2, 3, 64, 64, requires_grad=True)
+    outs = backbone(image)
+    logits = head(outs)
+    assert logits.shape == (2, 150, *outs[3].shape[2:])
+    logits.square().sum().backward()
+    assert image.grad.any()
 
 
 @pytest.mark.parametrize('output_norm', [True, False])

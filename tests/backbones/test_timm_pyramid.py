@@ -257,6 +257,17 @@ def test_layer_depth_of_other_chains():
     assert mobile.get_layer_depth('net.blocks_3.0.conv_pw.weight')[0] == 4
 
 
+@pytest.mark.parametrize('name', FAMILIES)
+def test_maps_are_contiguous_unless_channels_last_is_asked_for(name):
+    default, as_computed = TimmPyramid(name), TimmPyramid(name, channels_last=True)
+    as_computed.load_state_dict(default.state_dict())
+    image = torch.randn(2, 3, 64, 96)
+    for out, other in zip(default.eval()(image), as_computed.eval()(image), strict=True):
+        assert out.is_contiguous()
+        assert other.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(out, other)
+
+
 def own_state(state):
     """The state of a backbone with these weights, with output norms, as a runner saves it."""
     backbone = TimmPyramid(SMALL)
@@ -337,6 +348,42 @@ def test_what_does_not_fit_raises_and_changes_nothing(case, timm_state, tmp_path
         load_backbone_weights(backbone, str(tmp_path / 'w.pth'))
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    'names',
+    [(), ('net.stem_0.weight',), ('norm0.weight', 'norm0.bias'), ('net.stem_0.weight', 'other')],
+)
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_a_part_of_its_own_state_is_not_converted(names, prefix, monkeypatch):
+    """It would take a whole classifier of timm's, for the names in it."""
+    backbone = TimmPyramid(SMALL)
+    own = backbone.state_dict()
+    part = {f'{prefix}{n}': torch.full_like(own.get(n, torch.ones(1)), 3) for n in names}
+    model = torch.nn.ModuleDict(dict(backbone=backbone)) if prefix else backbone
+    monkeypatch.setattr(timm, 'create_model', None)
+    missing, unexpected = model.load_state_dict({**part, **dict(neck=torch.ones(1))}, strict=False)
+    assert {n.removeprefix(prefix) for n in unexpected} == {'neck', *names} - own.keys()
+    assert len(missing) == len(own) - len(names) + ('other' in names)
+    for name in own.keys() & set(names):
+        assert backbone.state_dict()[name].eq(3).all()
+
+
+@pytest.mark.parametrize('layout', ['timm', 'microsoft'])
+def test_what_is_recognised_and_does_not_convert_raises_in_every_load(layout, microsoft_swin):
+    if layout == 'timm':
+        state = timm.create_model('swin_small_patch4_window7_224').state_dict()
+    else:
+        table = 'layers.0.blocks.0.attn.relative_position_bias_table'
+        state = {**microsoft_swin, table: torch.ones(9, 3)}
+    with pytest.raises(CheckpointError, match='cannot convert it|windows have another size'):
+        TimmPyramid(SWIN).load_state_dict(state, strict=False)
+
+
+def test_what_is_not_recognised_is_left_to_the_loader():
+    state = timm.create_model('resnet10t').state_dict()
+    _, unexpected = TimmPyramid(SMALL).load_state_dict(state, strict=False)
+    assert set(unexpected) == set(state)
 
 
 @pytest.mark.parametrize('layout', ['timm', 'microsoft'])

@@ -1,12 +1,15 @@
 """Every layout that a user may bring loads exactly, and everything else raises."""
 
+import importlib.util
 import io
 import json
 import logging
 import re
+import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,7 +18,7 @@ from safetensors.torch import save_file
 
 from mambaout_mm import MambaOut
 from mambaout_mm.backbones import efficientvmamba, localvim, localvmamba, plainmamba, vim
-from mambaout_mm.checkpoints import CheckpointError, read_checkpoint
+from mambaout_mm.checkpoints import CheckpointError, read_checkpoint, source
 from mambaout_mm.checkpoints.catalogue import CATALOGUE, UNPUBLISHED
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
@@ -324,6 +327,23 @@ def test_runner_checkpoints_of_either_numpy(old, tmp_path):
                 assert old in data
             other.writestr(name, data)
     assert_loaded(load(tmp_path / 'o.pth'), official)
+
+
+@pytest.mark.parametrize('core', [types.ModuleType('numpy._core'), None])
+def test_numpys_private_modules_are_not_needed(core, monkeypatch):
+    """1.26 has a ``numpy._core`` that lacks ``multiarray``, or none until somebody imports it."""
+    monkeypatch.setattr(np, '_core', core)
+    if core is None:
+        monkeypatch.delattr(np, '_core')
+    spec = importlib.util.spec_from_file_location('mambaout_mm.checkpoints.copy', source.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    names = {entry[1] for entry in copy._RUNNER_GLOBALS if isinstance(entry, tuple)}
+    assert names == {'builtins.getattr'} | {
+        f'numpy.{module}.multiarray.{function}'
+        for module in ('core', '_core')
+        for function in ('_reconstruct', 'scalar')
+    }
 
 
 def test_catalogue_has_the_published_files():

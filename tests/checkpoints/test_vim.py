@@ -97,14 +97,70 @@ def test_without_the_class_token_its_row_in_the_middle_goes(tmp_path):
     assert torch.equal(backbone.pos_embed, official['pos_embed'][:, rows])
 
 
-def test_local_vims_detectors_bring_their_output_norms(tmp_path):
+def local_vims_dense_file(count):
+    """A detector's or segmentor's state dict with that many output norms, and those norms."""
+    norms = {f'outnorm_{j}.{k}': torch.randn(16) for j in range(count) for k in ('weight', 'bias')}
     official = official_state('LocalVim')
-    norms = {f'outnorm_{j}.{k}': torch.randn(16) for j in range(4) for k in ('weight', 'bias')}
-    state = {f'backbone.{k}': v for k, v in {**official, **norms}.items() if k[:4] != 'head'}
-    del state['backbone.norm_f.weight']
-    backbone = load('LocalVim', dict(state_dict=state), tmp_path, out_indices=(0, 2))
-    for i in (0, 2):
-        assert torch.equal(getattr(backbone, f'norm{i}').weight, norms[f'outnorm_{i}.weight'])
+    kept = {k: v for k, v in official.items() if not k.startswith(('head.', 'norm_f.'))}
+    return {f'backbone.{k}': v for k, v in {**kept, **norms}.items()}, norms
+
+
+# The model's options, and which of its taps each of the file's norms belongs to.
+OUTPUT_NORMS = [
+    (4, {}, {0: 0, 1: 1, 2: 2, 3: 3}),
+    (4, dict(out_indices=(0, 2)), {0: 0, 2: 2}),
+    (4, dict(pyramid='last'), {3: 3}),
+    (2, dict(out_indices=(1, 3), pyramid=None), {0: 1, 1: 3}),
+    (2, dict(out_indices=(1, 3)), {0: 1, 1: 3}),
+    (1, dict(pyramid='last'), {0: 3}),
+    (1, dict(pyramid='last', out_indices=(0, 1)), {0: 3}),
+    (1, dict(out_indices=(3,), pyramid=None), {0: 3}),
+]
+
+
+@pytest.mark.parametrize(('count', 'options', 'taps'), OUTPUT_NORMS)
+@pytest.mark.parametrize('loader', ['init_weights', 'load_state_dict'])
+def test_local_vims_output_norms_count_positions(count, options, taps, loader, tmp_path):
+    """The authors' ``outnorm_{j}`` is of block out_indices[j]: j is a position, no tap."""
+    state, norms = local_vims_dense_file(count)
+    if loader == 'init_weights':
+        backbone = load('LocalVim', dict(state_dict=state), tmp_path, **options)
+    else:
+        model = torch.nn.Module()
+        model.backbone = backbone = LocalVim(SMALL, **options)
+        model.load_state_dict(state, strict=False)
+    loaded = {n for n, _ in backbone.named_children() if n.startswith('norm')}
+    assert loaded == {f'norm{tap}' for tap in taps.values()}
+    for j, tap in taps.items():
+        for kind in ('weight', 'bias'):
+            own = getattr(getattr(backbone, f'norm{tap}'), kind)
+            assert torch.equal(own, norms[f'outnorm_{j}.{kind}'])
+
+
+@pytest.mark.parametrize('loader', ['init_weights', 'load_state_dict'])
+@pytest.mark.parametrize(
+    ('count', 'options', 'words'),
+    [
+        (1, {}, r'norms \(outnorm_0\) are those of 1 taps and this model has 4 \(0, 1, 2, 3\), so'),
+        (2, dict(pyramid='last'), r'2 taps and this model has 1 \(3\), so which belongs to which'),
+        (3, dict(out_indices=(1, 3)), r'3 taps and this model has 2 \(1, 3\)'),
+    ],
+)
+def test_output_norms_that_cannot_be_told_apart_raise(count, options, words, loader, tmp_path):
+    state, _ = local_vims_dense_file(count)
+    with pytest.raises(CheckpointError, match=words):
+        if loader == 'init_weights':
+            load('LocalVim', dict(state_dict=state), tmp_path, **options)
+        else:
+            model = torch.nn.Module()
+            model.backbone = LocalVim(SMALL, **options)
+            model.load_state_dict(state, strict=False)
+
+
+def test_output_norms_are_left_in_the_file_where_the_model_has_none(tmp_path):
+    state, _ = local_vims_dense_file(1)
+    backbone = load('LocalVim', dict(state_dict=state), tmp_path, output_norm=False, pyramid=None)
+    assert not [n for n, _ in backbone.named_children() if n.startswith('norm')]
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -44,7 +44,9 @@ def test_a_scan_that_is_counted_has_a_shape_and_no_result():
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
-def test_no_fast_path_is_taken_by_definition(module, name, shapes, rest, monkeypatch):
+def test_no_fast_path_is_taken_by_definition_or_in_forward_mode(
+    module, name, shapes, rest, monkeypatch
+):
     inputs = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
     operator = getattr(module, name)
     fast = operator(*inputs, *rest)
@@ -58,3 +60,13 @@ def test_no_fast_path_is_taken_by_definition(module, name, shapes, rest, monkeyp
         operator(*inputs, *rest)
     with references():
         torch.testing.assert_close(operator(*inputs, *rest), fast)
+    tangents = tuple(map(torch.ones_like, inputs))
+    y, tangent = torch.func.jvp(lambda *given: operator(*given, *rest), tuple(inputs), tangents)
+    torch.testing.assert_close(y, fast)
+    monkeypatch.undo()
+    step = [1e-6 * x for x in tangents]
+    there, back = (
+        operator(*(x + sign * h for x, h in zip(inputs, step, strict=True)), *rest)
+        for sign in (1, -1)
+    )
+    torch.testing.assert_close(tangent, (there - back) / 2e-6, rtol=1e-5, atol=1e-6)

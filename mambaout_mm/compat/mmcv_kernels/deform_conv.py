@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -107,6 +109,9 @@ def modulated_deform_conv_forward(
 ) -> None:
     """Deformable convolution with modulation (mmcv/ops/modulated_deform_conv.py).
 
+    ``offset`` and ``mask`` may be of another size than the output, as mmdet's DyHead has them; see
+    :func:`_as_it_lies`. The convolution without modulation refuses that, as mmcv's.
+
     Args:
         input (Tensor): Shape (N, C, H, W), floating.
         weight (Tensor): Shape (O, C / group, kernel_h, kernel_w).
@@ -119,6 +124,7 @@ def modulated_deform_conv_forward(
         with_bias (bool): Whether to add ``bias``.
         **geometry (int): See :func:`_modulated_geometry`.
     """
+    offset, mask = (_as_it_lies(points, output.shape[2:]) for points in (offset, mask))
     input, weight, offset, mask, bias = widened(input, weight, offset, mask, bias)
     bias = bias if with_bias else None
     output.copy_(_deform_conv(input, weight, offset, mask, bias, _modulated_geometry(**geometry)))
@@ -154,16 +160,52 @@ def modulated_deform_conv_backward(
         grad_mask (Tensor): Output of the shape of ``mask``.
         grad_output (Tensor): Shape (N, O, H', W').
     """
+    offset, mask = (_as_it_lies(points, grad_output.shape[2:]) for points in (offset, mask))
     grad_output, input, weight, offset, mask = widened(grad_output, input, weight, offset, mask)
     grads = _deform_conv_grads(
         grad_output, input, weight, offset, mask, _modulated_geometry(**geometry)
     )
     grad_input += grads[0]
     grad_weight += grads[1]
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
+    _put_as_it_lies(grads[2], grad_offset)
+    _put_as_it_lies(grads[3], grad_mask)
     if with_bias:
         grad_bias += grads[4]
+
+
+def _as_it_lies(points: Tensor, size: torch.Size) -> Tensor:
+    """Offsets or mask (N, P, h, w) as mmcv's kernel reads them for an output of ``size``, H' x W'.
+
+    It never asks for h and w: image by image it takes the memory as P maps of H' x W', and leaves
+    the rest (``modulated_deformable_im2col`` in
+    mmcv/ops/csrc/pytorch/cpu/modulated_deform_conv.cpp). Models were trained with that.
+
+    Returns:
+        Tensor: (N, P, H', W').
+
+    Raises:
+        ValueError: If an image has fewer values than the output needs. mmcv reads what lies behind.
+    """
+    if points.shape[2:] == size:
+        return points
+    flat = points.flatten(1)
+    needed = points.shape[1] * math.prod(size)
+    if flat.shape[1] < needed:
+        raise ValueError(
+            f'offsets or mask {tuple(points.shape)} are too few for an output of '
+            f'{size[0]}x{size[1]}: {flat.shape[1]} values for each image where {needed} are needed'
+        )
+    return flat[:, :needed].unflatten(1, (points.shape[1], *size))
+
+
+def _put_as_it_lies(grad: Tensor, out: Tensor) -> None:
+    """The gradient of what :func:`_as_it_lies` read, into ``out``; what was not read has none."""
+    if grad.shape != out.shape:
+        read = grad.flatten(1)
+        flat = read.new_zeros(len(out), math.prod(out.shape[1:]))
+        flat[:, : read.shape[1]] = read
+        grad = flat.view(out.shape)
+    out.copy_(grad)
 
 
 def _deform_conv_geometry(

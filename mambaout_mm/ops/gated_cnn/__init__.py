@@ -53,6 +53,9 @@ def gated_cnn(
 
     Returns:
         Tensor: (N, H, W, C), without the residual connection.
+
+    Raises:
+        ValueError: If shapes do not fit together.
     """
     inputs = (
         x,
@@ -65,6 +68,7 @@ def gated_cnn(
         fc2_weight,
         fc2_bias,
     )
+    _check(*inputs)
     if exporting() or by_definition() or x.numel() == 0:
         return gated_cnn_reference(*inputs, activation, eps)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
@@ -72,6 +76,29 @@ def gated_cnn(
     forward = torch.ops.mambaout_mm.gated_cnn if keep or is_compiling() else _forward
     y, *_ = forward(*inputs, activation, eps, compute_dtype(x), keep)
     return y
+
+
+def _check(x: Tensor, *tensors: Tensor) -> None:
+    """One comparison for all: each block of a network pays for it."""
+    parameters = Parameters(*tensors)
+    found = tuple(tensor.shape for tensor in parameters)
+    try:
+        _, _, _, channels = x.shape
+        _, hidden = parameters.fc2_weight.shape
+        conv_dim, _, _, size = parameters.conv_weight.shape
+    except ValueError:
+        expected = None
+    else:
+        expected = Parameters.shapes(channels, hidden, conv_dim, size)
+    if found != expected or conv_dim > hidden or size % 2 == 0:
+        given = ', '.join(
+            f'{name} {tuple(shape)}' for name, shape in zip(Parameters._fields, found, strict=True)
+        )
+        raise ValueError(
+            'gated_cnn needs x (N, H, W, C), a norm (C,), fc1 (2h, C), a depthwise convolution '
+            '(Cc, 1, k, k) with Cc at most h and odd k, fc2 (C, h), and a bias for each; got x '
+            f'{tuple(x.shape)}, {given}'
+        )
 
 
 def _backend(x: Tensor) -> ModuleType:

@@ -18,6 +18,20 @@ class Parameters(NamedTuple):
     fc2_weight: Tensor
     fc2_bias: Tensor
 
+    @staticmethod
+    def shapes(channels: int, hidden: int, conv_dim: int, size: int) -> tuple[tuple[int, ...], ...]:
+        """What each is to have, for a square convolution of that size."""
+        return (
+            (channels,),
+            (channels,),
+            (2 * hidden, channels),
+            (2 * hidden,),
+            (conv_dim, 1, size, size),
+            (conv_dim,),
+            (channels, hidden),
+            (channels,),
+        )
+
     @property
     def widths(self) -> tuple[int, int, int]:
         """h, and the widths of i and c, which add up to it."""

@@ -1,9 +1,17 @@
 """Deformable convolutions of the stand-in for mmcv._ext."""
 
+from pathlib import Path
+
 import mmcv.ops as ops
+import mmdet
 import pytest
 import torch
 from mmcv import _ext
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
 from support_mmcv import check, leaves, needs_stand_in, on_devices, plain_bilinear, rand, run
 
 pytestmark = needs_stand_in
@@ -84,6 +92,81 @@ def test_modulated_deform_conv(device, geometry, with_bias):
         )
         for ours, reference in zip(got, expected, strict=True):
             assert torch.allclose(ours, reference, atol=atol, rtol=0)
+
+
+def as_the_kernel_indexes(points, height, width):
+    """What mmcv's kernel finds for each point: map p of an image begins at p * height * width."""
+    maps, rows, columns = (torch.arange(n) for n in (points.shape[1], height, width))
+    index = (maps[:, None, None] * height + rows[:, None]) * width + columns
+    return points.reshape(len(points), -1)[:, index]
+
+
+@on_devices
+@pytest.mark.parametrize('geometry', GEOMETRIES)
+@pytest.mark.parametrize('size', [(12, 10), (6, 30), (7, 9)])
+def test_offsets_of_another_size_are_read_as_they_lie(device, geometry, size):
+    """mmdet's DyHead convolves a level with the offsets of the next, which is larger."""
+    input, offset, mask, weight, bias, grad = deform_inputs(geometry)
+    height, width = grad.shape[2:]
+    size = [max(pair) for pair in zip(size, (height, width), strict=True)]
+    points = (rand(2, 3 * mask.shape[1], *size, seed=57, low=-3, high=3) * 16).round() / 16
+    cut = offset.shape[1]  # one convolution gives both, so that an image's are not the next one's
+
+    def plain(i, p, w, b):
+        offset, mask = (as_the_kernel_indexes(x, height, width) for x in (p[:, :cut], p[:, cut:]))
+        return plain_deform_conv(i, offset, mask, w, b, *geometry)
+
+    inputs = [input, points, weight, bias]
+    expected = run(plain, leaves(inputs, torch.float64), grad)
+    for dtype, atol in ((torch.float64, 1e-11), (torch.float32, 1e-3)):
+        got = run(
+            lambda i, p, *wb: ops.modulated_deform_conv2d(
+                i, p[:, :cut], p[:, cut:], *wb, *geometry
+            ),
+            leaves(inputs, dtype, device),
+            grad,
+        )
+        for ours, reference in zip(got, expected, strict=True):
+            assert torch.allclose(ours, reference, atol=atol, rtol=0)
+    assert not got[2].flatten(2)[:, cut - 1, -1].any()  # never read
+
+
+def test_too_few_offsets_are_named():
+    input, offset, mask, weight, *_ = deform_inputs(GEOMETRIES[0])
+    words = r'\(2, 12, 2, 3\) are too few for an output of 6x6: 72 values .* 432 are needed'
+    with pytest.raises(ValueError, match=words):
+        ops.modulated_deform_conv2d(input, offset[:, :, :2, :3], mask, weight, None, *GEOMETRIES[0])
+
+
+def test_without_modulation_another_size_is_refused():
+    """As by mmcv's own check."""
+    input, offset, _, weight, *_ = deform_inputs(GEOMETRIES[0])
+    with pytest.raises(RuntimeError, match='offset'):
+        ops.deform_conv2d(input, offset.repeat(1, 1, 2, 2), weight, *GEOMETRIES[0])
+
+
+def test_mmdets_stock_dyhead_trains_and_predicts():
+    register_all_modules(init_default_scope=False)
+    folder = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'dyhead'
+    cfg = Config.fromfile(folder / 'atss_r50_fpn_dyhead_1x_coco.py').model
+    cfg.backbone.init_cfg = None
+    cfg.neck[1].num_blocks = 1  # of six that are alike
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg)
+    size = dict.fromkeys(('img_shape', 'pad_shape', 'batch_input_shape', 'ori_shape'), (64, 96))
+    sample = DetDataSample(metainfo=dict(size, scale_factor=(1, 1)))
+    boxes = torch.tensor([[8.0, 8, 40, 50]])
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([3]))
+    images = torch.randn(1, 3, 64, 96)
+    loss, _ = model.parse_losses(model.loss(images, [sample]))
+    loss.backward()
+    block = model.neck[1].dyhead_blocks[0]
+    for part in ('offset.weight', 'high.conv.weight', 'low.conv.weight'):
+        grad = block.get_parameter(f'spatial_conv_{part}').grad
+        assert grad.isfinite().all() and grad.any()
+    with torch.no_grad():
+        (found,) = model.eval().predict(images, [sample])
+    assert found.pred_instances.bboxes.shape[1] == 4
 
 
 @on_devices

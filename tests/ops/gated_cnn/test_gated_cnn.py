@@ -1,5 +1,7 @@
 """The branch of a Gated CNN block against its definition, computed in float64."""
 
+import re
+
 import pytest
 import torch
 from torch import library
@@ -332,3 +334,35 @@ def test_checkpointing_gives_the_same_gradients(backend):
         NAMES[2:], torch.autograd.grad(y.sum(), parameters), expected, strict=True
     ):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    ('name', 'change'),
+    [
+        ('x', lambda x: x[0]),
+        ('x', lambda x: x[..., :5]),
+        ('norm_weight', lambda x: x[:1]),
+        ('norm_bias', lambda x: x[None]),
+        ('fc1_weight', lambda x: x.t()),
+        ('fc1_weight', lambda x: x[:-1]),
+        ('fc1_bias', lambda x: x[:16]),
+        ('conv_weight', lambda x: x.repeat(1, 6, 1, 1)),  # dense: it would take wrong taps on CUDA
+        ('conv_weight', lambda x: x[..., :2]),
+        ('conv_weight', lambda x: x[..., :2, :2]),
+        ('conv_weight', lambda x: x.repeat(3, 1, 1, 1)),
+        ('conv_weight', lambda x: x[0]),
+        ('conv_bias', lambda x: x[:1]),
+        ('fc2_weight', lambda x: x[:, :-1]),
+        ('fc2_weight', lambda x: x[0]),
+        ('fc2_bias', lambda x: x[:1]),
+    ],
+)
+@pytest.mark.parametrize('grad', [False, True])
+def test_shapes_that_do_not_fit_are_named(name, change, grad):
+    inputs = dict(zip(NAMES[1:], random_inputs(*CASES['odd sides']), strict=True))
+    inputs[name] = change(inputs[name])
+    if name == 'conv_weight' and len(inputs[name]) == 18:
+        inputs['conv_bias'] = torch.zeros(18)  # more channels than fc2 takes
+    shape = re.escape(f'{name} {tuple(inputs[name].shape)}')
+    with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=f'needs x .* got .*{shape}'):
+        gated_cnn(*inputs.values(), 'gelu', EPS)
