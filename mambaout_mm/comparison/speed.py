@@ -226,7 +226,8 @@ def backbones(arch: str) -> dict[str, nn.Module]:
         raise UserError(f'timm has no {name}; it has {", ".join(timm.list_models("mambaout_*"))}')
     torch.manual_seed(0)
     theirs = timm.create_model(name, features_only=True)
-    ours = MambaOut(arch, output_norm=False)
+    # timm's maps are views, which neither side copies to another memory format
+    ours = MambaOut(arch, output_norm=False, channels_last=True)
     official = {name.replace('stages_', 'stages.'): x for name, x in theirs.state_dict().items()}
     ours.load_state_dict(ours.convert_checkpoint(official))
     return dict(ours=ours, timm=theirs)
@@ -280,7 +281,7 @@ def whole_candidate(arch: str, case: Case, side: str, way: str, device: str) -> 
     except UserError as error:
         raise NotApplicable(str(error)) from error
     # No pretrained weights, and no stochastic depth, which timm's draws otherwise.
-    cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
+    cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0, channels_last=True)
     if 'size' in cfg.model.data_preprocessor:  # mmseg's pads to it
         cfg.model.data_preprocessor.size = (case.height, case.width)
     set_random_seed(0)
