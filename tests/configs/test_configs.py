@@ -310,7 +310,8 @@ def test_recipe(path):
     assert cfg.auto_scale_lr.base_batch_size == 16 == 4 * cfg.train_dataloader.batch_size
     assert cfg.val_dataloader.batch_size == 1
     backbone = cfg.model.backbone
-    network = re.sub('^.*(maskrcnn|retinanet|upernet|deeplabv3plus)_|_(3x|published)$', '', path.stem)
+    heads = '^.*(maskrcnn|retinanet|upernet|deeplabv3plus)_'
+    network = re.sub(f'{heads}|_(3x|published)$', '', path.stem)
     assert backbone.drop_path_rate == DROP_PATH[network][not detection]
     assert backbone.get('output_norm', True)
     init = INIT[backbone.type](backbone)
