@@ -29,7 +29,9 @@ RECIPES = {
         detection='mixed precision, 8 x 2 images',
         segmentation='8 x 2 images, lr 6e-5; mixed precision for Small only',
     ),
-    'EfficientVMamba': dict(detection='mixed precision, 8 x 2 images'),
+    'EfficientVMamba': dict(
+        detection="mixed precision, 8 x 2 images (comments in B's config: 4 x 4)"
+    ),
     'LocalVim': dict(segmentation='FP32, 8 x 2 images, lr 6e-5, UperNet on four maps at stride 16'),
     'PlainMamba': dict(
         detection='FP32, 8 x 2 images, behind a ViT-Adapter, SyncBN in FPN and box head',
