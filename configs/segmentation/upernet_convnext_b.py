@@ -6,7 +6,7 @@ model = dict(
         type='mambaout_mm.TimmPyramid',
         model_name='convnext_base',
         drop_path_rate=0.4,  # mmseg's UperNet of it
-        init_cfg=dict(type='Pretrained', checkpoint='timm://convnext_base.fb_in1k'),
+        init_cfg=dict(type='Pretrained', checkpoint='convnext://base'),  # not the averaged weights
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512),

@@ -6,7 +6,7 @@ model = dict(
         type='mambaout_mm.TimmPyramid',
         model_name='convnext_tiny',
         drop_path_rate=0.4,  # mmseg's UperNet of it
-        init_cfg=dict(type='Pretrained', checkpoint='timm://convnext_tiny.fb_in1k'),
+        init_cfg=dict(type='Pretrained', checkpoint='convnext://tiny'),  # not the averaged weights
     ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
 )

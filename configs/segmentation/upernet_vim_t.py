@@ -7,7 +7,7 @@ model = dict(
         arch='tiny',
         pyramid='taps',  # BEiT's, as in Vim's segmentation code
         features='mixer',  # its authors' for Vim-Ti; 'residual' for Vim-S
-        drop_path_rate=0.0,  # its training on ImageNet
+        drop_path_rate=0.1,  # its segmentation models: the default of vim/models_mamba.py
         init_cfg=dict(type='Pretrained', checkpoint='vim://tiny'),
     ),
     decode_head=dict(in_channels=[192, 192, 192, 192]),

@@ -32,8 +32,8 @@ class PyramidBackbone(BaseModule):
         out_indices (Sequence[int]): Stages whose maps are returned, ascending.
             Defaults to (0, 1, 2, 3).
         output_norm (bool): A LayerNorm ``norm{i}`` on the output of each stage in ``out_indices``,
-            as the author of MambaOut advises for dense prediction (yuweihao/MambaOut issue #251).
-            Defaults to True.
+            as the author of MambaOut says of segmentation (yuweihao/MambaOut issue #251). That
+            detection has it too is an inference. Defaults to True.
         norm_eps (float): Epsilon of the output norms. Defaults to 1e-6.
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages with
             their output norms (the convention of mmdet's Swin). Defaults to -1.

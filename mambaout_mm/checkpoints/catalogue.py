@@ -8,6 +8,8 @@ Each ``<family>://<variant>`` is an ImageNet-1K classifier as its authors releas
 * ``localvim``, ``localvmamba``: github.com/hunto/LocalMamba, release ``v1.0.0``, Apache-2.0
 * ``efficientvmamba``: huggingface.co/TerryPei, for which its README of 2024-04-16 names Apache-2.0
 * ``plainmamba``: huggingface.co/ChenhongyiYang, Apache-2.0
+* ``convnext``: github.com/facebookresearch/ConvNeXt, MIT; the last weights, which its authors'
+  detectors and segmentors start from. timm's ``fb_in1k`` are their moving average.
 
 None publishes checksums.
 """
@@ -23,6 +25,7 @@ _LOCAL = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 _EFFICIENT = (
     'https://huggingface.co/TerryPei/EfficientVMamba-{}/resolve/main/efficient_vmamba_{}.ckpt'
 )
+_CONVNEXT = 'https://dl.fbaipublicfiles.com/convnext/convnext_{}_1k_224.pth'
 _PLAIN = 'https://huggingface.co/ChenhongyiYang/PlainMamba/resolve/main/{}.pth'
 
 CATALOGUE: dict[str, str] = {
@@ -50,6 +53,7 @@ CATALOGUE: dict[str, str] = {
         for variant in ('tiny', 'small', 'base')
     },
     **{f'plainmamba://{variant}': _PLAIN.format(variant) for variant in ('l1', 'l2', 'l3')},
+    **{f'convnext://{size}': _CONVNEXT.format(size) for size in ('tiny', 'small', 'base')},
 }
 # Variants with published results whose weights nobody can have, and why.
 UNPUBLISHED = {

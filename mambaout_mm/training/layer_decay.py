@@ -25,7 +25,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ``'stage_wise'``. Unlike mmdet's, the stage-wise form has no jump between the last stage and the
     head, and there is no ``num_layers``: the backbone knows it.
 
-    The paper's recipe has no layer decay (yuweihao/MambaOut issue #251).
+    MambaOut's author used no layer decay in segmentation (yuweihao/MambaOut issue #251).
 
     Raises:
         ValueError: If ``paramwise_cfg`` has another key, lacks ``decay_rate``, or names an unknown

@@ -135,6 +135,71 @@ def test_convnext_agrees_with_torchvisions_and_rounds_down(tmp_path):
     assert [tuple(out.shape[2:]) for out in outs] == [(24, 18), (12, 9), (6, 4), (3, 2)]
 
 
+def facebook_shapes(depths, dims):
+    """Keys and shapes of Facebook's files, from models/convnext.py of facebookresearch/ConvNeXt."""
+    shapes = {
+        'downsample_layers.0.0.weight': (dims[0], 3, 4, 4),
+        'downsample_layers.0.0.bias': (dims[0],),
+        'norm.weight': (dims[3],),
+        'norm.bias': (dims[3],),
+        'head.weight': (1000, dims[3]),
+        'head.bias': (1000,),
+    }
+    norms = ['downsample_layers.0.1']
+    for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
+        if i > 0:
+            norms.append(f'downsample_layers.{i}.0')
+            shapes[f'downsample_layers.{i}.1.weight'] = (dim, dims[i - 1], 2, 2)
+            shapes[f'downsample_layers.{i}.1.bias'] = (dim,)
+        for j in range(depth):
+            block = f'stages.{i}.{j}'
+            norms.append(f'{block}.norm')
+            shapes[f'{block}.gamma'] = (dim,)
+            shapes[f'{block}.dwconv.weight'] = (dim, 1, 7, 7)
+            shapes[f'{block}.dwconv.bias'] = (dim,)
+            shapes[f'{block}.pwconv1.weight'] = (4 * dim, dim)
+            shapes[f'{block}.pwconv1.bias'] = (4 * dim,)
+            shapes[f'{block}.pwconv2.weight'] = (dim, 4 * dim)
+            shapes[f'{block}.pwconv2.bias'] = (dim,)
+    # A norm before a downsampling has the width of the stage before it.
+    widths = {norm: dims[int(norm.split('.')[1]) - norm.endswith('.0')] for norm in norms}
+    return shapes | {
+        f'{norm}.{name}': (width,) for norm, width in widths.items() for name in ('weight', 'bias')
+    }
+
+
+@pytest.mark.parametrize(
+    ('size', 'depths', 'dims', 'millions'),  # of parameters, as timm counts them
+    [
+        ('tiny', (3, 3, 9, 3), (96, 192, 384, 768), 28.6),
+        ('small', (3, 3, 27, 3), (96, 192, 384, 768), 50.2),
+        ('base', (3, 3, 27, 3), (128, 256, 512, 1024), 88.6),
+    ],
+)
+def test_convnexts_file_without_the_average_fits(
+    size, depths, dims, millions, tmp_path, monkeypatch
+):
+    """By its name in the catalogue, with every key of the file; only output norms are fresh."""
+    shapes = facebook_shapes(depths, dims)
+    state = {name: torch.tensor(float(i)).expand(s) for i, (name, s) in enumerate(shapes.items())}
+    assert sum(t.numel() for t in state.values()) / 1e6 == pytest.approx(millions, abs=0.05)
+    addresses = []
+
+    def download(url, path):
+        addresses.append(url)
+        torch.save(dict(model=state), path)
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    backbone = TimmPyramid(f'convnext_{size}')
+    load_backbone_weights(backbone, f'convnext://{size}')
+    assert addresses == [f'https://dl.fbaipublicfiles.com/convnext/convnext_{size}_1k_224.pth']
+    own = {k: v for k, v in backbone.state_dict().items() if k.startswith('net.')}
+    numbers = sorted(int(tensor.flatten()[0]) for tensor in own.values())
+    left_out = [i for i, name in enumerate(shapes) if name.startswith(('norm.', 'head.'))]
+    assert numbers == [i for i in range(len(shapes)) if i not in left_out]
+
+
 @pytest.mark.parametrize(
     'name', [*FAMILIES, 'pvt_v2_b0', 'regnety_002', 'poolformer_s12', 'focalnet_tiny_srf']
 )

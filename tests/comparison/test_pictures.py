@@ -88,6 +88,7 @@ def test_gaps_are_bars():
     (axis,) = pictures.draw_gap(published_results()).axes
     heights = sorted(round(bar.get_height(), 1) for bar in axis.patches)
     assert heights == sorted(table['gap'])
+    assert 'batch of 8' in axis.get_title()
 
 
 def test_every_published_mixer_has_its_mark():

@@ -135,9 +135,36 @@ INIT = {
         for family in ('LocalVMamba', 'EfficientVMamba', 'Vim', 'PlainMamba')
     },
     'mambaout_mm.TimmPyramid': lambda backbone: dict(
-        checkpoint=f'timm://{backbone.model_name}.'
-        + ('ms_in1k' if backbone.model_name.startswith('swin') else 'fb_in1k')
+        checkpoint=f'timm://{backbone.model_name}.ms_in1k'
+        if backbone.model_name.startswith('swin')
+        else backbone.model_name.replace('convnext_', 'convnext://')
     ),
+}
+# Drop path, from the source that each config names: detection (12 epochs, and MambaOut's 36) and
+# segmentation.
+DROP_PATH = {
+    'mambaout_femto': (0.2, 0.3),
+    'mambaout_kobe': (0.2, 0.3),
+    'mambaout_t': (0.2, 0.3),
+    'mambaout_s': (0.2, 0.3),
+    'mambaout_b': (0.3, 0.6),
+    'convnext_t': (0.2, 0.4),
+    'convnext_s': (0.3, 0.3),
+    'convnext_b': (0.4, 0.4),
+    'swin_t': (0.2, 0.3),
+    'swin_s': (0.2, 0.3),
+    'swin_b': (0.3, 0.3),
+    'vmamba_t': (0.2, 0.2),
+    'vmamba_t_s2l5': (0.2, 0.2),
+    'vmamba_s': (0.3, 0.3),
+    'vmamba_b': (0.6, 0.6),
+    'localvmamba_t': (0.2, 0.1),
+    'localvmamba_s': (0.2, 0.2),
+    'efficientvmamba_b': (0.2, 0.2),
+    'vim_t': (0.1, 0.1),
+    'vim_s': (0.1, 0.1),
+    'plainmamba_l1': (0.1, 0.1),
+    'plainmamba_l2': (0.2, 0.2),
 }
 # Learning rates of configs that repeat their authors' recipe and not the one of all others.
 PUBLISHED_RATES = {path.stem: 6e-5 for path in CONFIGS if path.stem.endswith('_published')}
@@ -283,6 +310,9 @@ def test_recipe(path):
     assert cfg.auto_scale_lr.base_batch_size == 16 == 4 * cfg.train_dataloader.batch_size
     assert cfg.val_dataloader.batch_size == 1
     backbone = cfg.model.backbone
+    heads = '^.*(maskrcnn|retinanet|upernet|deeplabv3plus)_'
+    network = re.sub(f'{heads}|_(3x|published)$', '', path.stem)
+    assert backbone.drop_path_rate == DROP_PATH[network][not detection]
     assert backbone.get('output_norm', True)
     init = INIT[backbone.type](backbone)
     assert backbone.init_cfg == dict(type='Pretrained', **init)

@@ -1,5 +1,6 @@
 # Cascade Mask R-CNN over the Mask R-CNN base: three box heads of rising IoU threshold, with the
-# numbers of mmdet's stock cascade-mask-rcnn_r50_fpn.
+# numbers of mmdet's stock cascade-mask-rcnn_r50_fpn. Published rows of Swin, ConvNeXt and Vim have
+# box heads of four convolutions (docs/comparators.md).
 _base_ = ['./mask_rcnn_fpn.py']
 
 smooth_l1 = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0)

@@ -16,7 +16,7 @@ model = dict(
         type='mambaout_mm.MambaOut',
         arch='tiny',
         drop_path_rate=0.2,  # Swin: mmdet's Swin-T; the paper does not say
-        output_norm=True,  # author: yuweihao/MambaOut issue #251
+        output_norm=True,  # inferred: its author says so of segmentation (issue #251)
         init_cfg=dict(type='Pretrained', checkpoint='mambaout://tiny'),
     ),
     neck=dict(type='FPN', in_channels=[96, 192, 384, 576], out_channels=256, num_outs=5),

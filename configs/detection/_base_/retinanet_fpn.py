@@ -14,7 +14,7 @@ model = dict(
         arch='tiny',
         out_indices=(1, 2, 3),
         drop_path_rate=0.2,  # Swin: mmdet's Swin-T; the paper does not say
-        output_norm=True,  # author: yuweihao/MambaOut issue #251
+        output_norm=True,  # inferred: its author says so of segmentation (issue #251)
         init_cfg=dict(type='Pretrained', checkpoint='mambaout://tiny'),
     ),
     neck=dict(

@@ -265,7 +265,7 @@ def test_a_select_changes_what_a_figure_shows(page):
         'select[data-figure=segmentation]', label='UperNet 60k: mIoU, single-scale by params'
     )
     x, y, points = shown()
-    assert (x, sum(points)) == ('params, M (published)', 2)
+    assert (x, sum(points)) == ('params, M (published)', 4)  # Vim and the DeiT beside it
     assert page.inner_text('#segmentation-missing') == ''
 
 
