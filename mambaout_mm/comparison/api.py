@@ -29,8 +29,10 @@ from .work import Work
 
 SECTIONS = ('cost', 'sequence', 'erf', 'growth', 'published', 'runs')
 GROWTH_SIZES = tuple((side, side) for side in (224, 320, 448, 640, 896, 1280, 2048))
-REPORT_SHARE = 0.15  # of the budget is kept for tables and pictures
-GROWTH_SHARE = 0.7  # of what is left then, for the growth curves, if receptive fields follow them
+# What growth curves leave of the budget, at most this share and at most these seconds, to tables
+# and pictures, and of the rest to receptive fields: twice what these take on two idle cores.
+FOR_REPORT = (0.15, 45)
+FOR_FIELDS = (0.3, 90)
 
 
 class Comparison(NamedTuple):
@@ -157,15 +159,16 @@ def run_comparison(
             raise UserError(f'{name!r} is no {what} here; there are {", ".join(known)}')
     folder = Path(out) if out else None
     described = machine(device) | dict(timm=version('timm'), mambaout_mm=__version__)
-    reserved = REPORT_SHARE * budget
+    left = budget - min(FOR_REPORT[0] * budget, FOR_REPORT[1])
+    fields = min(FOR_FIELDS[0] * left, FOR_FIELDS[1]) if 'erf' in only else 0
     work = Work(
         entries=entries,
         device=device,
         dtype=dtype,
         sizes=sorted(dict.fromkeys(sizes), key=lambda size: size[0] * size[1]),
         whats=WHATS if train else WHATS[:1],
-        deadline=started + budget - reserved,
-        growth_deadline=started + (GROWTH_SHARE if 'erf' in only else 1) * (budget - reserved),
+        deadline=started + left,
+        growth_deadline=started + left - fields,
         checkpoints=checkpoints,
         folder=folder,
         store=Store(folder / 'results.jsonl' if folder else None),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -41,7 +42,7 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
         **arguments: Of :func:`.api.run_comparison`.
 
     Returns:
-        bool: Whether a checked cost disagrees.
+        bool: Whether something failed, or a checked cost disagrees.
     """
     console = Console()
     with Progress(
@@ -67,14 +68,24 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
             markup=False,
         )
     console.print(f'written: {", ".join(map(str, files))}', markup=False, soft_wrap=True)
+    failures = failures_of(found.frame)
+    for sentence in failures:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if not check:
-        return False
+        return bool(failures)
     wrong = [*check_costs(found.frame), *check_recorded(found.frame, found.entries)]
     for sentence in wrong:
         console.print(f'check: {sentence}', highlight=False, markup=False, soft_wrap=True)
     if not wrong:
         console.print('check: all parameters and MACs are as published')
-    return bool(wrong)
+    return bool(wrong or failures)
+
+
+def failures_of(frame: pd.DataFrame) -> list[str]:
+    """A sentence for each failure of a backbone; a point that time or memory lacks is none."""
+    rows = frame[frame['value'].isna() & frame['note'].str.startswith('failed')]
+    pairs = dict.fromkeys(rows[['backbone', 'note']].itertuples(index=False, name=None))
+    return [f'{backbone}: {note}' for backbone, note in pairs]
 
 
 def write_files(found: Comparison, out: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mambaout_mm.errors import UserError
 from mambaout_mm.ops.modes import references
 
 from .catalogue import Entry
@@ -335,6 +336,8 @@ def _within_limits(
 def reason_of(error: BaseException) -> str:
     """Why a measurement is missing, in a line."""
     text = (str(error).splitlines() or [''])[0]
+    if isinstance(error, UserError):
+        return f'failed: {text}'
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
         return 'out of memory'
     return f'failed: {type(error).__name__}: {text}'

@@ -93,7 +93,8 @@ def receptive_fields(model: nn.Module) -> dict[int, float] | None:
         return dict.fromkeys(stages_of(model.out_strides), math.inf)
     if not isinstance(model, MambaOut | VMamba | LocalVMamba | EfficientVMamba | PlainViT) and not (
         # Not ConvNeXt V2, whose response norm looks at the whole map.
-        isinstance(model, TimmPyramid) and model.model_name.startswith(('convnext_', 'swin_'))
+        isinstance(model, TimmPyramid)
+        and model.model_name.startswith(('convnext_', 'mambaout_', 'swin_'))
     ):
         return None
     field = 1.0

@@ -228,6 +228,28 @@ def check_frame(frame):
     assert len(fits) == 2 * 3 and fits['value'].notna().all()
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (
+            ['--only', 'sequence', '--backbones', 'MambaOut:huge', NAMES[0]],
+            'MambaOut:huge: failed: MambaOut:huge cannot be built',
+        ),
+        (
+            ['--only', 'erf', '--backbones', NAMES[0], '--checkpoints', f'{NAMES[0]}=nowhere.pth'],
+            f'{NAMES[0]}: failed: there is no checkpoint file',
+        ),
+    ],
+)
+def test_the_command_fails_where_a_backbone_does_and_says_why(
+    arguments, message, run_tool, tmp_path
+):
+    code, out, _ = run_tool('compare.py', '--out', tmp_path, '--device', 'cpu', *arguments)
+    assert code == 1
+    assert message in out
+    assert (tmp_path / 'table.csv').exists()
+
+
 def test_the_check_fails_where_costs_are_not_the_published_ones(run_tool, tmp_path):
     code, out, _ = run_tool(
         'compare.py', '--out', tmp_path, '--only', 'cost', '--check', '--backbones', 'MambaOut-T'

@@ -31,6 +31,14 @@ def test_lengths_are_those_of_the_paper():
     assert records['attention overtakes at', ''].value == pytest.approx(16 * math.sqrt(2304))
 
 
+def test_timms_mambaout_sees_what_ours_sees():
+    ours, stock = (
+        [r.value for r in sequence_records(entry) if r.quantity == 'theoretical receptive field']
+        for entry in entries_of(['MambaOut-T', 'MambaOut-T (timm)'])
+    )
+    assert ours == stock == [79, 231, 1111, 1719]
+
+
 def test_odd_sizes_round_up_at_each_stage():
     entry = Entry('f', 'Conv', dict(type='mambaout_mm.MambaOut', arch='femto'))
     tokens = [r.value for r in sequence_records(entry, ((33, 65),)) if r.quantity == 'tokens']
