@@ -36,10 +36,11 @@ def infer(
     """Run a trained detector or segmentor on pictures.
 
     For each picture ``out_dir/overlays/<name>.png`` and ``out_dir/predictions/<name>.json`` are
-    written. The json of a detector has one entry for each object with a score from ``score_thr``:
-    ``name``, ``label``, ``score``, ``box`` (x1, y1, x2, y2 in pixels of the picture) and, if it
-    predicts masks, ``mask`` (COCO run-length encoding). That of a segmentor names each class with
-    its share of the picture and the file with the label map, ``predictions/<name>_labels.png``.
+    written; the name is the picture's, or its path where two are alike. The json of a detector has
+    one entry for each object with a score from ``score_thr``: ``name``, ``label``, ``score``,
+    ``box`` (x1, y1, x2, y2 in pixels of the picture) and, if it predicts masks, ``mask`` (COCO
+    run-length encoding). That of a segmentor names each class with its share of the picture and the
+    file with the label map, ``predictions/<name>_labels.png``.
 
     Args:
         inputs (list[str]): Pictures, folders and glob patterns. What lies in ``out_dir`` is left
@@ -55,8 +56,8 @@ def infer(
         list[Path]: The overlays.
 
     Raises:
-        UserError: If no picture is found, the checkpoint does not fit, or a picture cannot be read
-            (after all others are done).
+        UserError: If no picture is found, the checkpoint does not fit, or a picture has no
+            prediction (after all others are done); the message names each with the reason.
     """
     results = Path(out_dir).absolute()
     pictures = [p for p in find_pictures(inputs) if results not in p.absolute().parents]
@@ -69,16 +70,17 @@ def infer(
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': None, 'name': 'infer'})
     visualizer.dataset_meta = model.dataset_meta
     names = _names(pictures)
-    overlays, unreadable = [], []
+    overlays, failures = [], []
     for picture in track(pictures, description='Predicting'):
-        image = cv2.imread(str(picture))
-        if image is None:
-            unreadable.append(str(picture))
+        try:
+            image = _read_image(picture)
+            with torch.no_grad():
+                sample = model.test_step(
+                    pseudo_collate([pipeline(dict(img_path=str(picture), img_id=0))])
+                )[0].cpu()
+        except Exception as error:  # of any kind: one picture must not end the others
+            failures.append(f'{_printable(picture)} ({(str(error).splitlines() or [""])[0]})')
             continue
-        with torch.no_grad():
-            sample = model.test_step(
-                pseudo_collate([pipeline(dict(img_path=str(picture), img_id=0))])
-            )[0].cpu()
         overlay = Path(out_dir) / 'overlays' / f'{names[picture]}.png'
         prediction = Path(out_dir) / 'predictions' / f'{names[picture]}.json'
         partial = _partial(overlay)
@@ -92,10 +94,10 @@ def infer(
         partial.replace(overlay)
         _write_text(prediction, json.dumps(dict(image=str(picture), **content), indent=1))
         overlays.append(overlay)
-    if unreadable:
+    if failures:
         raise UserError(
-            f'{len(unreadable)} of {len(pictures)} files could not be read as pictures: '
-            f'{", ".join(unreadable[:5])}; the others are in {out_dir}'
+            f'{len(failures)} of {len(pictures)} pictures have no prediction, the others are in '
+            f'{out_dir}:\n' + '\n'.join(failures)
         )
     return overlays
 
@@ -191,13 +193,26 @@ def _segments(sample: Any, classes: list[str], prediction: Path) -> dict[str, An
     return dict(label_map=label_map.name, segments=segments)
 
 
+def _read_image(path: Path) -> np.ndarray:
+    """A picture as (H, W, 3), BGR; by its bytes, since OpenCV dies of names that are no UTF-8."""
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError('it cannot be read as a picture')
+    return image
+
+
+def _printable(path: Path) -> str:
+    return str(path).encode(errors='backslashreplace').decode()
+
+
 def _names(pictures: list[Path]) -> dict[Path, str]:
     """A name for each picture's results: its stem, or its path where stems repeat."""
     stems = [p.stem for p in pictures]
     if len(set(stems)) == len(stems):
         return dict(zip(pictures, stems, strict=True))
     root = os.path.commonpath([p.absolute().parent for p in pictures])
-    return {p: '_'.join(p.absolute().relative_to(root).parts) for p in pictures}
+    # In folders as the pictures': joined into one name, x_y/z and x/y_z would be the same.
+    return {p: str(p.absolute().relative_to(root)) for p in pictures}
 
 
 def _partial(path: Path) -> Path:
@@ -208,7 +223,7 @@ def _partial(path: Path) -> Path:
 
 def _write_image(path: Path, image: np.ndarray) -> None:
     partial = _partial(path)
-    cv2.imwrite(str(partial), image)
+    partial.write_bytes(cv2.imencode(path.suffix, image)[1])
     partial.replace(path)
 
 

@@ -1,5 +1,12 @@
 """What training needs beside the model."""
 
+from .checkpoint_files import KeepingCheckpointHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .seeding import SeedAugmentation, SeededSampler
 
-__all__ = ['LayerDecayOptimWrapperConstructor']
+__all__ = [
+    'KeepingCheckpointHook',
+    'LayerDecayOptimWrapperConstructor',
+    'SeedAugmentation',
+    'SeededSampler',
+]

@@ -13,15 +13,21 @@ from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from mambaout_mm.checkpoints import read_checkpoint
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError
 
 from . import checks
+from .checkpoint_files import newest_whole_checkpoint, whole_files
+from .finite_loss import FiniteLossHook
+from .interruption import told_when_stopped
+from .lock import locked
 from .options import merge_options
 from .predictions import DumpSegResults
+from .seeding import SeedIterationsHook, seed_by_place
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 NO_ANNOTATIONS = 'need at least one array to concatenate'
@@ -63,21 +69,35 @@ def train(
     merge_options(cfg, cfg_options or {})
     suffix = '_demo' if demo else ''
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
-    if resume:
-        checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
-        if checkpoint:  # else a first start, which a restarting job script need not tell apart
-            cfg.resume = True
-            cfg.load_from = checkpoint
+    _keep_checkpoints(cfg)
     _prepare_launcher(cfg, launcher)
     log = Path(cfg.work_dir) / 'output.log'
-    with output_into(log) if demo else nullcontext() as display, _explained(cfg, training=True):
+    with (
+        told_when_stopped() as watched,
+        locked(cfg.work_dir, launcher),
+        output_into(log) if demo else nullcontext() as display,
+        whole_files(),
+        _explained(cfg, training=True),
+    ):
+        if resume is None and cfg.get('resume') and not cfg.get('load_from'):
+            resume = 'auto'
+        if resume:
+            checkpoint = newest_whole_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+            # Without one a first start, which a restarting job script need not tell apart
+            cfg.resume = checkpoint is not None
+            cfg.load_from = checkpoint or cfg.get('load_from')
+        if cfg.get('resume') and cfg.get('load_from'):
+            _take_up_seed(cfg)
         checks.check_data(cfg, ('train', 'val'))
         checks.check_num_classes(cfg)
-        runner = _build_runner(cfg)
+        seed_by_place(cfg)
+        runner = watched.runner = _build_runner(cfg)
         if cfg.get('load_from') and cfg.get('resume'):
             checks.check_fits(runner.model, cfg.load_from)
         elif cfg.get('load_from'):
             checks.check_backbone_fits(runner.model, cfg.load_from)
+        for hook in (SeedIterationsHook(), FiniteLossHook()):
+            runner.register_hook(hook)
         shown = demo and runner.rank == 0
         if shown:
             runner.register_hook(display)
@@ -164,6 +184,20 @@ def _build_runner(cfg: Config) -> Runner:
         return Runner.from_cfg(cfg)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f'the config cannot be built: {error}') from error
+
+
+def _keep_checkpoints(cfg: Config) -> None:
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    if hook.get('type') == 'CheckpointHook':
+        hook['type'] = 'KeepingCheckpointHook'
+
+
+def _take_up_seed(cfg: Config) -> None:
+    """Before anything is built: MMEngine takes up the checkpoint's seed when data are drawn up."""
+    meta = read_checkpoint(cfg.load_from).get('meta')
+    seed = meta.get('seed') if isinstance(meta, dict) else None
+    if seed is not None:
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
 def _apply_tta(cfg: Config) -> None:

@@ -189,6 +189,19 @@ def test_resume_and_fine_tuning_refuse_another_variant(run_tool, trained, worksp
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_the_training(run_tool, workspace):
+    options = [*TWO_ITERATIONS, 'optim_wrapper.optimizer.lr=1e9', 'param_scheduler=None']
+    result = run_tool('train.py', UPERNET, '--demo', '--cfg-options', *options)
+    failed_cleanly(result, 'the loss is ', ' since iteration ', 'lower the learning rate')
+
+
+def test_resuming_by_an_option_checks_that_the_checkpoint_fits(run_tool, trained, workspace):
+    run = shutil.copytree(trained['detection'], workspace / 'run')
+    args = ['--work-dir', run, '--cfg-options', 'resume=True']
+    failed_cleanly(run_tool('train.py', KOBE, '--demo', *args), 'belongs to another model')
+
+
+@pytest.mark.slow
 def test_resume_goes_on_from_the_latest(run_tool, trained, workspace):
     run = shutil.copytree(trained['detection'], workspace / 'run')
     options = [*TWO_ITERATIONS, 'train_cfg.max_iters=3', 'train_cfg.val_interval=3']
@@ -246,10 +259,37 @@ def test_infer_with_bad_input(run_tool, trained, workspace):
     failed_cleanly(result, "all pictures lie in 'outputs' itself; choose another --out-dir")
     Path('broken.png').write_text('no picture')
     result = run_tool('infer.py', 'broken.png', '--checkpoint', checkpoint)
-    failed_cleanly(result, '1 of 1 files could not be read as pictures: broken.png')
+    failed_cleanly(
+        result, '1 of 1 pictures have no prediction', 'broken.png (it cannot be read as a picture)'
+    )
     torch.save(torch.load(checkpoint, weights_only=False)['state_dict'], 'bare.pth')
     result = run_tool('infer.py', 'broken.png', '--checkpoint', 'bare.pth')
     failed_cleanly(result, 'has no config inside; name it with --config')
+
+
+def test_infers_what_it_can_and_loses_no_result(run_tool, trained, workspace, demo_data):
+    picture = next(demo_data.glob('*/images/val/0000.png')).read_bytes()
+    broken = ['cut.png', 'empty.png', 'thin.png']
+    # Names whose parts meet in one, and a name in Latin-1, of which OpenCV dies
+    good = ['x_y/z.png', 'x/y_z.png', 'b/z.png', 'caf\udce9.png']
+    for name in (*broken, *good):
+        Path('in', name).parent.mkdir(parents=True, exist_ok=True)
+        Path('in', name).write_bytes(picture)
+    Path('in/cut.png').write_bytes(picture[:50])
+    Path('in/empty.png').write_bytes(b'')
+    cv2.imwrite('in/thin.png', np.zeros((1, 60000, 3), np.uint8))
+    checkpoint = trained['segmentation'] / 'iter_2.pth'
+    code, out, err = run_tool('infer.py', 'in', '--checkpoint', checkpoint, '--out-dir', 'out')
+    assert code == 1
+    assert 'Traceback' not in out + err
+    assert f'of {len(good) + len(broken)} pictures have no prediction' in err
+    for name in ('in/cut.png (', 'in/empty.png ('):
+        assert name in err
+    for name in good:
+        assert Path('out/overlays', f'{name}.png').stat().st_size > 0
+        content = json.loads(Path('out/predictions', f'{name}.json').read_text())
+        assert content['image'] == f'in/{name}'
+        assert Path('out/predictions', name).with_name(content['label_map']).exists()
 
 
 def test_infers_with_a_bare_state_dict_and_a_config(run_tool, trained, workspace, demo_data):

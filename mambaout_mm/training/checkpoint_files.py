@@ -1,0 +1,162 @@
+"""Checkpoints that are whole or not there, and the newest of them to go on from."""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio.backends import LocalBackend
+from mmengine.fileio.backends.registry_utils import backends, prefix_to_backends
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from mambaout_mm.errors import UserError
+
+
+class WholeFileBackend(LocalBackend):
+    """MMEngine's local files; a new one takes the place of the old one when it is whole."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a temporary name beside the file, flush, and rename.
+
+        Args:
+            obj (bytes): All of the file.
+            filepath (str | Path): Where to.
+
+        Raises:
+            UserError: If the system refuses; what was there before is still whole.
+        """
+        path = Path(filepath)
+        unfinished = path.with_name(f'.{path.name}')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+            raise UserError(
+                f'{str(path)!r} cannot be written: {error.strerror}; it needs {len(obj):,} bytes, '
+                f'{free:,} are free. Make room, and go on with --resume'
+            ) from error
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """:meth:`put` of a text."""
+        self.put(obj.encode(encoding), filepath)
+
+
+@contextmanager
+def whole_files() -> Iterator[None]:
+    """Have MMEngine write local files by :class:`WholeFileBackend`."""
+    before = backends['local'], prefix_to_backends['']
+    backends['local'] = prefix_to_backends[''] = WholeFileBackend
+    try:
+        yield
+    finally:
+        backends['local'], prefix_to_backends[''] = before
+
+
+class _RemovesLater:
+    """A file backend that keeps what it is to remove until :meth:`finish`."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self._backend = backend
+        self._doomed: list[tuple[str, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self._doomed.append(('remove', path))
+
+    def rmtree(self, path: str) -> None:
+        self._doomed.append(('rmtree', path))
+
+    def finish(self) -> None:
+        for how, path in self._doomed:
+            if self._backend.exists(path):
+                getattr(self._backend, how)(path)
+
+
+@HOOKS.register_module()
+class KeepingCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook, which removes an old checkpoint after the new one is written.
+
+    MMEngine removes it before: killed in between, a training with ``max_keep_ckpts=1`` has none.
+    Takes the same arguments.
+    """
+
+    @contextmanager
+    def _removing_later(self) -> Iterator[None]:
+        backend = self.file_backend
+        self.file_backend = later = _RemovesLater(backend)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        later.finish()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        with self._removing_later():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with self._removing_later():
+            super()._save_best_checkpoint(runner, metrics)
+
+
+def newest_whole_checkpoint(work_dir: str | Path) -> str | None:
+    """The checkpoint with the most iterations that reads whole; says which others it skips.
+
+    Removes what a killed run has left unfinished. MMEngine's ``last_checkpoint`` is not asked: it
+    may name a file that is gone, cut off, or, where the folder has moved, elsewhere.
+
+    Args:
+        work_dir (str | Path): Of a training by this project's tools, or MMEngine's.
+
+    Returns:
+        str | None: Its path; None where there is no checkpoint at all.
+
+    Raises:
+        UserError: If there are checkpoints, but none that reads whole.
+    """
+    for path in Path(work_dir).glob('.*.pth'):
+        path.unlink(missing_ok=True)  # of a run that was killed while it wrote
+    numbered = []
+    for path in Path(work_dir).glob('*.pth'):
+        kind, _, number = path.stem.partition('_')
+        if kind in ('epoch', 'iter') and number.isdecimal():
+            numbered.append((int(number), path))
+    numbered.sort(reverse=True)
+    for _, path in numbered:
+        wrong = what_is_wrong(path)
+        if not wrong:
+            return str(path)
+        print_log(f'{path} is skipped: {wrong}', logger='current', level=30)
+    if numbered:
+        raise UserError(
+            f'no checkpoint in {str(work_dir)!r} reads whole; remove them to start anew, or name '
+            'one with --resume'
+        )
+    return None
+
+
+def what_is_wrong(path: Path) -> str:
+    """Why a checkpoint file cannot be read; '' if all its bytes are those that were written.
+
+    Nothing in it is unpickled.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return f'it is no whole checkpoint ({error})'
+    return f'its part {broken!r} is damaged' if broken else ''

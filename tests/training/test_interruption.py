@@ -1,0 +1,69 @@
+"""Trainings that are stopped from outside, and go on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support import ROOT, TWO_ITERATIONS
+
+CONFIG = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
+
+
+def start(folder, iterations):
+    command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIG, '--demo', '--resume']
+    command += ['--work-dir', folder, '--cfg-options', *TWO_ITERATIONS]
+    command += [f'train_cfg.max_iters={iterations}', 'default_hooks.checkpoint.interval=1']
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent
+    )
+
+
+def newest(folder):
+    return max((int(p.stem[5:]) for p in folder.glob('iter_*.pth')), default=0)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_says_so_and_goes_on(workspace):
+    folder = workspace / 'run'
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        before = newest(folder)
+        training = start(folder, 1000)
+        deadline = time.monotonic() + 120
+        while newest(folder) < before + 2 and training.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(training.pid, number)
+        _, err = training.communicate(timeout=60)
+        assert training.returncode == code, err
+        assert 'Traceback' not in err
+        if code > 0:
+            last = err.splitlines()[-1]
+            found = re.fullmatch(
+                r'stopped at iteration (\d+) of 1000; the same command with --resume goes on from '
+                r'.*iter_(\d+)\.pth',
+                last,
+            )
+            assert found and int(found[2]) == newest(folder) >= before + 2
+        log = (folder / 'output.log').read_text()
+        assert not before or f'iter: {before}' in log  # "resumed epoch: 0, iter: 3"
+    last = newest(folder)
+    training = start(folder, last + 1)
+    out, err = training.communicate(timeout=120)
+    assert training.returncode == 0, err
+    assert f'iteration {last + 1} of {last + 1}' in out
+    assert not list(folder.glob('.*.pth'))
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_at_once_says_that_it_starts_anew(workspace):
+    training = start(workspace / 'run', 1000)
+    while not (workspace / 'run' / 'output.log').exists():
+        time.sleep(0.05)
+    training.send_signal(signal.SIGTERM)
+    _, err = training.communicate(timeout=60)
+    assert training.returncode == 143
+    assert err.splitlines()[-1].endswith('the same command starts anew')
