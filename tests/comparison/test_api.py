@@ -237,7 +237,7 @@ def check_frame(frame):
         ),
         (
             ['--only', 'erf', '--backbones', NAMES[0], '--checkpoints', f'{NAMES[0]}=nowhere.pth'],
-            f'{NAMES[0]}: failed: there is no checkpoint file',
+            f"{NAMES[0]}: failed: MambaOut cannot start from 'nowhere.pth': there is no checkpoint",
         ),
     ],
 )
