@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.fileio.backends import LocalBackend
 from mmengine.fileio.backends.registry_utils import backends, prefix_to_backends
+from mmengine.fileio.io import backend_instances
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
@@ -45,7 +46,8 @@ class WholeFileBackend(LocalBackend):
             free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
             raise UserError(
                 f'{str(path)!r} cannot be written: {error.strerror}; it needs {len(obj):,} bytes, '
-                f'{free:,} are free. Make room, and go on with --resume'
+                f'{free:,} are free. What was there before is whole: make room and run it again, a '
+                'training with --resume'
             ) from error
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
@@ -57,11 +59,15 @@ class WholeFileBackend(LocalBackend):
 def whole_files() -> Iterator[None]:
     """Have MMEngine write local files by :class:`WholeFileBackend`."""
     before = backends['local'], prefix_to_backends['']
+    made = dict(backend_instances)  # which mmengine.dump takes again
+    backend_instances.clear()
     backends['local'] = prefix_to_backends[''] = WholeFileBackend
     try:
         yield
     finally:
         backends['local'], prefix_to_backends[''] = before
+        backend_instances.clear()
+        backend_instances.update(made)
 
 
 class _RemovesLater:

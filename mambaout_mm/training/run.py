@@ -160,7 +160,7 @@ def test(
     if tta:
         _apply_tta(cfg)
     _prepare_launcher(cfg, launcher)
-    with _explained(cfg, training=False):
+    with whole_files(), _explained(cfg, training=False):
         checks.check_data(cfg, ('test',))
         runner = _build_runner(cfg)
         checks.check_fits(runner.model, checkpoint)

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 import torch
-from mmengine.fileio import get_file_backend
+from mmengine.fileio import dump, get_file_backend, load
 from mmengine.model import BaseModel
 from mmengine.runner import Runner, save_checkpoint
 from torch import nn
@@ -42,10 +42,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, 
     assert [p.name for p in path.parent.iterdir()] == ['iter_1.pth']
 
 
-def test_mmengine_writes_as_before_afterwards():
+def test_predictions_that_cannot_be_written_leave_the_old_ones(tmp_path, small_disk):
+    path = tmp_path / 'predictions.pkl'
+    dump([1], path)
+    with whole_files(), pytest.raises(UserError, match=r"predictions.pkl' cannot be written"):
+        dump(['a' * 50_000], path)
+    assert load(path) == [1]
+
+
+@pytest.mark.parametrize('enable_singleton', [False, True])
+def test_mmengine_writes_as_before_afterwards(enable_singleton):
     with whole_files():
-        assert type(get_file_backend('a.pth')) is WholeFileBackend
-    assert type(get_file_backend('a.pth')) is not WholeFileBackend
+        backend = get_file_backend('a.pth', enable_singleton=enable_singleton)
+        assert type(backend) is WholeFileBackend
+    backend = get_file_backend('a.pth', enable_singleton=enable_singleton)
+    assert type(backend) is not WholeFileBackend
 
 
 def test_the_newest_that_reads_whole(tmp_path, monkeypatch):
