@@ -256,7 +256,10 @@ def test_a_select_changes_what_a_figure_shows(page):
         )
 
     x, y, points = shown()
-    assert (x, y) == ('MACs, G (published)', 'mIoU, single-scale, % (published)')
+    assert (x, y) == (
+        'MACs, G (published; a scan counts 9 L D N)',
+        'mIoU, single-scale, % (published)',
+    )
     rows = published_results()
     rows = rows[(rows['schedule'] == '160k') & rows['miou_ss'].notna()]
     assert sum(points) == rows['macs_g'].notna().sum() < len(rows)
