@@ -130,7 +130,8 @@ def run_comparison(
         progress (Callable): Called with what is being done and the share of its section that is
             over. Defaults to nothing.
         started (float, optional): When the budget began, by ``time.perf_counter``. Defaults to now.
-        count_anew (bool): Count parameters and MACs that are on record, too. Defaults to False.
+        count_anew (bool): Count parameters and MACs that are on record, too, whatever time it
+            takes. Defaults to False.
 
     Returns:
         Comparison: All of it.

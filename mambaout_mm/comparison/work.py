@@ -81,6 +81,8 @@ class Work:
         """Parameters and MACs."""
         published = published_results()
         records = []
+        # A check of half of the costs would be none
+        deadline = math.inf if self.count_anew else self.deadline
         for entry in self.with_control:
             known = None if self.count_anew else known_costs(entry)
             if known:
@@ -90,6 +92,7 @@ class Work:
                     'cost',
                     [entry],
                     lambda entry: list(cost_records(entry, count_costs(entry), published)),
+                    deadline,
                 )
         return records
 
@@ -99,6 +102,7 @@ class Work:
             'sequence',
             self.with_control,
             lambda entry: list(sequence_records(entry)),
+            self.deadline,
         )
 
     def erf(self) -> list[Record]:
@@ -115,6 +119,7 @@ class Work:
             'receptive field',
             self.with_control,
             measure,
+            self.deadline,
             side=ERF_SIDE,
             images=ERF_IMAGES,
             place=self.place,
@@ -130,6 +135,7 @@ class Work:
         section: str,
         entries: list[Entry],
         compute: Callable[[Entry], list[Record]],
+        deadline: float,
         **depends_on: Any,
     ) -> list[Record]:
         """Records of each backbone, from the store where it has them, while there is time."""
@@ -146,7 +152,7 @@ class Work:
             known = self.store.get(**key)
             if known is None or (section == 'receptive field' and not self._has_maps(entry)):
                 start = time.perf_counter()
-                if start + self._longest.get(section, 0.0) > self.deadline:
+                if start + self._longest.get(section, 0.0) > deadline:
                     records.append(missing(section, entry, LATE[origin_of(section)]))
                     continue
                 try:

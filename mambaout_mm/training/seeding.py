@@ -110,6 +110,8 @@ class SeedIterationsHook(Hook):
 def seed_by_place(cfg: Config) -> None:
     """Put the sampler and the transform into a config's training data, in place."""
     loader = cfg.train_dataloader
+    if loader.sampler.get('type') == 'SeededSampler':  # of a config that a run has written
+        return
     loader.sampler = dict(type='SeededSampler', sampler=loader.sampler)
     for _, node in dicts_in(loader.dataset):
         if isinstance(node.get('pipeline'), list):

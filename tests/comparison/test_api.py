@@ -153,6 +153,13 @@ def test_a_budget_that_is_over_before_the_curves(monkeypatch):
     assert set(frame[~recorded]['note']) == set(work.LATE.values())
 
 
+def test_a_check_counts_all_costs_whatever_the_time():
+    frame = api.run_comparison(
+        NAMES, 'cpu', only=['cost'], budget=1, started=time.perf_counter() - 60, count_anew=True
+    ).frame
+    assert frame[frame['backbone'].isin(NAMES)]['value'].notna().all()
+
+
 def test_a_comparison_leaves_the_process_as_it_was():
     logger = MMLogger.get_current_instance()
     logger.setLevel('INFO')

@@ -30,6 +30,9 @@ def test_the_pipeline_begins_with_the_seed(path):
     dataset = cfg.train_dataloader.dataset
     assert dataset.pipeline[0] == dict(type='SeedAugmentation')
     assert dataset.pipeline[1:] == before.dataset.pipeline
+    again = copy.deepcopy(cfg)
+    seed_by_place(again)
+    assert again.train_dataloader == cfg.train_dataloader
 
 
 def weights_after(run_tool, config, folder, *options, resume=False):
