@@ -1,9 +1,14 @@
 """The one error type whose message is written for the person at the keyboard."""
 
+import argparse
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+
+from .version import __version__
 
 
 class UserError(Exception):
@@ -32,10 +37,52 @@ def near_names(name: str, known: list[str], limit: int = 4) -> str:
     return f'known: {", ".join(sorted(known))}'
 
 
+def add_debug_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--debug`` to a tool's parser."""
+    parser.add_argument(
+        '--debug', action='store_true', help='show the traceback of an unexpected error'
+    )
+
+
 @contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Turn a :class:`UserError` into one message on stderr and exit code 1."""
+def exit_with_a_sentence(debug: bool = False) -> Iterator[None]:
+    """End a tool by a sentence on stderr in place of a traceback.
+
+    A :class:`UserError` and an unexpected error exit with code 1, Ctrl-C with 130. The traceback of
+    an unexpected error goes to a file, which the sentence names.
+
+    Args:
+        debug (bool): Let unexpected errors through. Defaults to False.
+    """
     try:
         yield
     except UserError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as shells report it
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_unexpected(error))
+
+
+def _unexpected(error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or [''])[0]
+    trace = ''.join(traceback.format_exception(error))
+    command = ' '.join(map(repr, sys.argv))
+    sentence = (
+        f'error: unexpected, so probably a mistake in mambaout_mm: {type(error).__name__}: '
+        f'{first_line}.'
+    )
+    try:
+        with tempfile.NamedTemporaryFile(
+            'w', prefix='mambaout_mm-', suffix='.txt', delete=False, encoding='utf-8'
+        ) as file:
+            file.write(f'command: {command}\nmambaout_mm {__version__}\n{trace}')
+    except OSError:
+        return f'{trace}{sentence} Please report it with these lines'
+    return (
+        f'{sentence} The traceback is in {file.name}; please report it with that file to the '
+        'maintainers of mambaout_mm. --debug shows it here'
+    )

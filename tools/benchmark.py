@@ -8,7 +8,7 @@ import torch
 from mambaout_mm.comparison.arguments import image_size
 from mambaout_mm.comparison.speed import DTYPES, FORMS, WHATS, WHOLE_MODELS, Case
 from mambaout_mm.comparison.speed_run import run
-from mambaout_mm.errors import exit_on_user_error
+from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
 
 EAGER = ['ours', 'timm', 'timm channels_last']
 
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         default=Path('benchmarks/results'),
         help='folder for speed.csv and speed.png (default: benchmarks/results)',
     )
+    add_debug_argument(parser)
     args = parser.parse_args(argv)
     if args.rounds < 3:
         parser.error('--rounds must be at least 3')
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         for what in args.what
         for dtype in args.dtypes
     ]
-    with exit_on_user_error():
+    with exit_with_a_sentence(args.debug):
         run(args.arch, cases, args.forms, args.rounds, args.limit, device, args.out)
 
 

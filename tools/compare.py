@@ -18,7 +18,8 @@ from mambaout_mm.comparison.arguments import image_size
 from mambaout_mm.comparison.catalogue import PRESETS
 from mambaout_mm.comparison.command import run
 from mambaout_mm.comparison.growth import DTYPES
-from mambaout_mm.errors import exit_on_user_error
+from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
+from mambaout_mm.trust import add_trust_argument
 
 
 def named_checkpoint(text: str) -> tuple[str, str]:
@@ -94,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--out', type=Path, default=Path('comparison'), help='folder (default: comparison)'
     )
+    add_trust_argument(parser)
+    add_debug_argument(parser)
     args = parser.parse_args(argv)
     if args.budget <= 0:
         parser.error(f'--budget {args.budget:g} must be above 0 seconds')
@@ -101,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error('--check compares costs: add cost to --only')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA device')
-    with exit_on_user_error(), told_on_interruption(args.out):
+    with exit_with_a_sentence(args.debug), told_on_interruption(args.out):
         wrong = run(
             backbones=args.backbones or args.preset,
             device=args.device,
@@ -115,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
             out=args.out,
             check=args.check,
             started=STARTED,
+            trust=args.trust,
         )
     sys.exit(1 if wrong else 0)
 

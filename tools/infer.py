@@ -2,8 +2,9 @@
 
 import argparse
 
-from mambaout_mm.errors import exit_on_user_error
+from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
 from mambaout_mm.inference import infer
+from mambaout_mm.trust import add_trust_argument
 
 
 def main() -> None:
@@ -12,16 +13,17 @@ def main() -> None:
     parser.add_argument('--checkpoint', required=True, help='checkpoint of a trained model')
     parser.add_argument(
         '--config',
-        help='default: the config inside the checkpoint, which is Python code: name one for '
-        'checkpoints that you do not trust',
+        help='default: the config inside the checkpoint',
     )
     parser.add_argument('--out-dir', default='outputs', help='default: outputs')
     parser.add_argument('--device', help='default: the accelerator if there is one')
     parser.add_argument('--score-thr', type=float, default=0.3, help='default: 0.3')
-    args = parser.parse_args()
-    with exit_on_user_error():
-        overlays = infer(**vars(args))
-        print(f'{len(overlays)} pictures with predictions in {args.out_dir}/overlays')
+    add_trust_argument(parser)
+    add_debug_argument(parser)
+    args = vars(parser.parse_args())
+    with exit_with_a_sentence(args.pop('debug')):
+        overlays = infer(**args)
+        print(f'{len(overlays)} pictures with predictions in {args["out_dir"]}/overlays')
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mambaout_mm.data.catalogue import DATASETS
 from mambaout_mm.data.prepare import check, prepare
-from mambaout_mm.errors import exit_on_user_error
+from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,10 +23,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--check', action='store_true', help='only say what is missing; exit code 1 if anything is'
     )
+    add_debug_argument(parser)
     args = parser.parse_args(argv)
     dataset = DATASETS[args.dataset]
     try:
-        with exit_on_user_error():
+        with exit_with_a_sentence(args.debug):
             if args.check:
                 sys.exit(0 if check(dataset, args.root) else 1)
             prepare(dataset, args.root)

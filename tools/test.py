@@ -2,7 +2,7 @@
 
 import argparse
 
-from mambaout_mm.errors import exit_on_user_error
+from mambaout_mm.errors import exit_with_a_sentence
 from mambaout_mm.training.arguments import parse_run_arguments
 from mambaout_mm.training.run import test
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument('--out', help='write all predictions to this .pkl file')
     parser.add_argument('--show-dir', help='write pictures of truth and prediction to this folder')
     args = parse_run_arguments(parser)
-    with exit_on_user_error():
+    with exit_with_a_sentence(args.pop('debug')):
         test(**args)
 
 

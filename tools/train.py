@@ -2,7 +2,7 @@
 
 import argparse
 
-from mambaout_mm.errors import exit_on_user_error
+from mambaout_mm.errors import exit_with_a_sentence
 from mambaout_mm.training.arguments import parse_run_arguments
 from mambaout_mm.training.run import train
 
@@ -24,7 +24,7 @@ def main() -> None:
         help='train on the small embedded data set: no download, a few minutes on a laptop',
     )
     args = parse_run_arguments(parser)
-    with exit_on_user_error():
+    with exit_with_a_sentence(args.pop('debug')):
         train(**args)
 
 

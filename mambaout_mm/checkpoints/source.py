@@ -18,6 +18,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from mambaout_mm.errors import near_names
+from mambaout_mm.trust import is_trusted
 
 from .catalogue import SCHEMES, resolve
 from .errors import CheckpointError
@@ -36,7 +37,7 @@ def _statistics_method(owner: type, name: str) -> Any:
 # renamed the module that NumPy 1 wrote into its files. The two functions come from what pickles
 # them: 1.26 has a `numpy._core` without `multiarray`, 2 warns about `numpy.core`.
 _REBUILDERS = (np.empty(0).__reduce__()[0], np.float64().__reduce__()[0])
-_RUNNER_GLOBALS = [
+RUNNER_GLOBALS = [
     HistoryBuffer,
     (_statistics_method, 'builtins.getattr'),
     slice,
@@ -54,7 +55,8 @@ _RUNNER_GLOBALS = [
 def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
     """What is stored under a path, URL, ``mambaout://name`` or ``timm://name``.
 
-    Nothing in the file is executed (``torch.load`` with ``weights_only=True``). Downloads go to
+    Nothing in the file is executed (``torch.load`` with ``weights_only=True``), except within
+    :func:`mambaout_mm.trust.trusting`. Downloads go to
     PyTorch's hub cache, timm's to that of the Hugging Face hub.
 
     Args:
@@ -132,8 +134,8 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             return safetensors.torch.load_file(path)
         # They stay registered: upstream MMEngine 0.10.7, which reads the file after us, leaves
         # weights_only at torch's default, True by now. The fork's loader takes them out again.
-        torch.serialization.add_safe_globals(_RUNNER_GLOBALS)
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        torch.serialization.add_safe_globals(RUNNER_GLOBALS)
+        content = torch.load(path, map_location='cpu', weights_only=not is_trusted())
     except pickle.UnpicklingError as error:
         unsafe = re.search(r'GLOBAL ([\w.]+)', str(error))
         if unsafe is None:
@@ -141,7 +143,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f'{path} holds more than weights ({unsafe.group(1)}), which is not loaded, because '
             'reading it could execute code. Save the state dict alone with '
-            'torch.save(model.state_dict(), path)'
+            'torch.save(model.state_dict(), path), or say --trust if you trust who made the file'
         ) from error
     except Exception as error:  # zip, pickle and safetensors each raise their own types
         raise _unreadable(path, error) from error

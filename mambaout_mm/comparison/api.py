@@ -13,8 +13,10 @@ import pandas as pd
 import torch
 from mmengine.logging import MMLogger
 
+from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_files import CONFIGS, PACKAGE
 from mambaout_mm.errors import UserError
+from mambaout_mm.trust import trusting
 from mambaout_mm.version import __version__
 
 from .catalogue import ENTRIES, Entry, entries_of
@@ -65,6 +67,7 @@ def compare(
     runs: Sequence[str | Path] = (),
     checkpoints: dict[str, str] | None = None,
     out: str | Path | None = None,
+    trust: bool = False,
 ) -> pd.DataFrame:
     """Compare backbones on cost, speed, memory and accuracy.
 
@@ -87,6 +90,8 @@ def compare(
             backbone: a path, a URL or a catalogue name. Defaults to None: random weights.
         out (str | Path, optional): A folder in which results are kept as they come; a comparison
             that was interrupted goes on from there. Defaults to None.
+        trust (bool): Let checkpoints, predictions and configs in work directories run code as they
+            are read. Defaults to False.
 
     Returns:
         pd.DataFrame: One number to a row, with the columns of :class:`.records.Record`. Numbers
@@ -103,7 +108,7 @@ def compare(
         ['stage 1', 'stage 2', 'stage 3']
     """
     return run_comparison(
-        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out
+        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out, trust
     ).frame
 
 
@@ -118,6 +123,7 @@ def run_comparison(
     runs: Sequence[str | Path] = (),
     checkpoints: dict[str, str] | None = None,
     out: str | Path | None = None,
+    trust: bool = False,
     progress: Callable[[str, float], object] = lambda text, share: None,
     started: float | None = None,
     count_anew: bool = False,
@@ -125,7 +131,8 @@ def run_comparison(
     """:func:`compare` with what pictures and a report need beside the frame.
 
     Args:
-        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out: See
+        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out,
+            trust: See
             :func:`compare`.
         progress (Callable): Called with what is being done and the share of its section that is
             over. Defaults to nothing.
@@ -179,11 +186,12 @@ def run_comparison(
         progress=progress,
     )
     # First, though shown last: a folder that is no run is told before minutes have passed.
-    found = {'runs': run_records([Path(run) for run in runs]) if runs and 'runs' in only else []}
+    with trusting(trust):
+        found = {'runs': run_records([Path(run) for run in runs]) if 'runs' in only else []}
     if 'published' in only:
         names = {entry.published: entry.name for entry in ENTRIES if entry.published}
         found['published'] = list(published_records(published_results(), names))
-    with process_left_as_found():
+    with process_left_as_found(), trusting(trust), checkpoints_are_data():
         # The curves first: they are what a budget that does not suffice must not lose.
         for section in ('growth', 'cost', 'sequence', 'erf'):
             if section in only:

@@ -1,7 +1,5 @@
 """Checkpoints that are whole or not there, and the newest of them to go on from."""
 
-import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +15,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mambaout_mm.errors import UserError
+from mambaout_mm.files import write_bytes
 
 
 class WholeFileBackend(LocalBackend):
     """MMEngine's local files; a new one takes the place of the old one when it is whole."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a temporary name beside the file, flush, and rename.
+        """Write bytes by :func:`mambaout_mm.files.whole_file`.
 
         Args:
             obj (bytes): All of the file.
@@ -32,23 +31,7 @@ class WholeFileBackend(LocalBackend):
         Raises:
             UserError: If the system refuses; what was there before is still whole.
         """
-        path = Path(filepath)
-        unfinished = path.with_name(f'.{path.name}')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open('wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-            raise UserError(
-                f'{str(path)!r} cannot be written: {error.strerror}; it needs {len(obj):,} bytes, '
-                f'{free:,} are free. What was there before is whole: make room and run it again, a '
-                'training with --resume'
-            ) from error
+        write_bytes(Path(filepath), obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """:meth:`put` of a text."""

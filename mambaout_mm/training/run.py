@@ -15,10 +15,11 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from mambaout_mm.checkpoints import read_checkpoint
+from mambaout_mm.checkpoints import checkpoints_are_data, read_checkpoint
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError
+from mambaout_mm.trust import trusting
 
 from . import checks
 from .checkpoint_files import newest_whole_checkpoint, whole_files
@@ -41,6 +42,7 @@ def train(
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
     demo: bool = False,
+    trust: bool = False,
 ) -> None:
     """Train what a config describes.
 
@@ -55,6 +57,7 @@ def train(
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
         demo (bool): Train on the embedded data set instead (:mod:`mambaout_mm.demo`). Defaults to
             False.
+        trust (bool): Let checkpoints run code as they are read. Defaults to False.
 
     Raises:
         UserError: For anything that the user can put right; the message says how.
@@ -77,6 +80,8 @@ def train(
         locked(cfg.work_dir, launcher),
         output_into(log) if demo else nullcontext() as display,
         whole_files(),
+        trusting(trust),
+        checkpoints_are_data(),
         _explained(cfg, training=True),
     ):
         if resume is None and cfg.get('resume') and not cfg.get('load_from'):
@@ -120,6 +125,7 @@ def test(
     show_dir: str | None = None,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    trust: bool = False,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the config's test set.
 
@@ -134,6 +140,7 @@ def test(
             (segmentation: in its ``vis_data/vis_image``). Defaults to None.
         cfg_options (dict, optional): Dotted keys and their values, merged last. Defaults to None.
         launcher (str): As in :func:`train`. Defaults to 'none'.
+        trust (bool): As in :func:`train`. Defaults to False.
 
     Returns:
         dict[str, float]: The metrics.
@@ -160,7 +167,12 @@ def test(
     if tta:
         _apply_tta(cfg)
     _prepare_launcher(cfg, launcher)
-    with whole_files(), _explained(cfg, training=False):
+    with (
+        whole_files(),
+        trusting(trust),
+        checkpoints_are_data(),
+        _explained(cfg, training=False),
+    ):
         checks.check_data(cfg, ('test',))
         runner = _build_runner(cfg)
         checks.check_fits(runner.model, checkpoint)

@@ -338,7 +338,7 @@ def test_numpys_private_modules_are_not_needed(core, monkeypatch):
     spec = importlib.util.spec_from_file_location('mambaout_mm.checkpoints.copy', source.__file__)
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
-    names = {entry[1] for entry in copy._RUNNER_GLOBALS if isinstance(entry, tuple)}
+    names = {entry[1] for entry in copy.RUNNER_GLOBALS if isinstance(entry, tuple)}
     assert names == {'builtins.getattr'} | {
         f'numpy.{module}.multiarray.{function}'
         for module in ('core', '_core')

@@ -1,0 +1,94 @@
+"""Files that are whole at any moment, and folders that can be written to."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+LONGEST_NAME = 250  # of the 255 bytes that file systems allow
+
+
+@contextmanager
+def whole_file(path: Path, needs: int | None = None) -> Iterator[Path]:
+    """A temporary name beside ``path``, which takes its place when all is written and on disk.
+
+    Args:
+        path (Path): The file; its folder is made.
+        needs (int, optional): Bytes of the file, for the message on a full disk. Defaults to None:
+            not known before it is written.
+
+    Yields:
+        Path: Where to write; of the same type as ``path``.
+
+    Raises:
+        UserError: If the system refuses; what was at ``path`` before is still whole.
+    """
+    unfinished = path.with_name(f'.{path.name}'[-LONGEST_NAME:])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        with unfinished.open('rb') as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(_refusal(path, error, needs)) from error
+    finally:
+        _remove(unfinished)
+
+
+def _remove(unfinished: Path) -> None:
+    try:
+        unfinished.unlink(missing_ok=True)
+    except OSError:  # its folder is a file, or its name too long: it never came to be
+        return
+
+
+def _refusal(path: Path, error: OSError, needs: int | None) -> str:
+    sentence = f'{str(path)!r} cannot be written: {error.strerror or error}'
+    if path.parent.is_dir():
+        free = shutil.disk_usage(path.parent).free
+        wanted = f'it needs {needs:,} bytes, ' if needs is not None else ''
+        sentence += f'; {wanted}{free:,} bytes are free there'
+    return sentence + ('. What was there before is whole' if path.is_file() else '')
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file by :func:`whole_file`."""
+    with whole_file(path, needs=len(content)) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 by :func:`whole_file`."""
+    write_bytes(path, text.encode())
+
+
+def check_folder(folder: str | Path, what: str) -> Path:
+    """See that files can be written to a folder, before hours are spent on what goes there.
+
+    Args:
+        folder (str | Path): Made if it is not there.
+        what (str): What the message calls it, as in 'the work dir'.
+
+    Returns:
+        Path: The folder.
+
+    Raises:
+        UserError: If it is a file, cannot be made, or nothing can be written to it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        inside = next((part for part in (folder, *folder.parents) if part.is_file()), None)
+        reason = f'{str(inside)!r} is a file' if inside else error.strerror or str(error)
+        raise UserError(
+            f'{what} {str(folder)!r} cannot be used: {reason}; name another folder'
+        ) from error
+    return folder
