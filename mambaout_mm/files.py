@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import UserError
 
-LONGEST_NAME = 250  # of the 255 bytes that file systems allow
+NAME_END = 240  # characters of a name that are kept in the temporary one; 255 bytes are allowed
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def whole_file(path: Path, needs: int | None = None) -> Iterator[Path]:
     Raises:
         UserError: If the system refuses; what was at ``path`` before is still whole.
     """
-    unfinished = path.with_name(f'.{path.name}'[-LONGEST_NAME:])
+    unfinished = path.with_name(f'.{path.name[-NAME_END:]}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
@@ -53,7 +53,11 @@ def _refusal(path: Path, error: OSError, needs: int | None) -> str:
         free = shutil.disk_usage(path.parent).free
         wanted = f'it needs {needs:,} bytes, ' if needs is not None else ''
         sentence += f'; {wanted}{free:,} bytes are free there'
-    return sentence + ('. What was there before is whole' if path.is_file() else '')
+    try:
+        there = path.is_file()
+    except OSError:  # such a name cannot be
+        there = False
+    return sentence + ('. What was there before is whole' if there else '')
 
 
 def write_bytes(path: Path, content: bytes) -> None:

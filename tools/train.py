@@ -4,6 +4,7 @@ import argparse
 
 from mambaout_mm.errors import exit_with_a_sentence
 from mambaout_mm.training.arguments import parse_run_arguments
+from mambaout_mm.training.interruption import SIGNALS
 from mambaout_mm.training.run import train
 
 
@@ -22,6 +23,13 @@ def main() -> None:
         '--demo',
         action='store_true',
         help='train on the small embedded data set: no download, a few minutes on a laptop',
+    )
+    parser.add_argument(
+        '--save-on',
+        choices=SIGNALS,
+        metavar='SIGNAL',
+        help='write a checkpoint and stop when this signal arrives, for schedulers that announce '
+        f'the end of a job (sbatch --signal=USR1@120): {", ".join(SIGNALS)}',
     )
     args = parse_run_arguments(parser)
     with exit_with_a_sentence(args.pop('debug')):

@@ -312,10 +312,25 @@ def layer_wise_depth(depths: Sequence[int], stage: int, block: int) -> int:
 
 
 def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic-depth rate of each block, rising linearly from 0 at the first to the last."""
+    """Stochastic-depth rate of each block, rising linearly from 0 at the first to the last.
+
+    Raises:
+        ValueError: As :func:`check_drop_path_rate`.
+    """
+    check_drop_path_rate(drop_path_rate)
     last = max(sum(depths) - 1, 1)
     starts = [sum(depths[:i]) for i in range(len(depths))]
     return [
         [drop_path_rate * (start + block) / last for block in range(depth)]
         for start, depth in zip(starts, depths, strict=True)
     ]
+
+
+def check_drop_path_rate(drop_path_rate: float) -> None:
+    """See that a rate is one.
+
+    Raises:
+        ValueError: If it is no number from 0 to below 1.
+    """
+    if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
+        raise ValueError(f'drop_path_rate must be from 0 to below 1, got {drop_path_rate!r}')

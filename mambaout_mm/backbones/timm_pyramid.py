@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from mambaout_mm.checkpoints import CheckpointError, UnknownLayoutError
 from mambaout_mm.registry import register_backbone
 
-from .pyramid import STAGE_STRIDES, PyramidBackbone
+from .pyramid import STAGE_STRIDES, PyramidBackbone, check_drop_path_rate
 
 
 class PaddedSwinBlock(SwinTransformerBlock):
@@ -230,6 +230,7 @@ def feature_net(model_name: str, drop_path_rate: float) -> FeatureListNet:
     Raises:
         ValueError: As :class:`TimmPyramid`.
     """
+    check_drop_path_rate(drop_path_rate)
     known = timm.list_models()
     if model_name not in known:
         near = timm.list_models(f'{model_name}*')[:4]

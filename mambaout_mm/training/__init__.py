@@ -2,6 +2,7 @@
 
 from .checkpoint_files import KeepingCheckpointHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .loops import TakenUpEpochLoop
 from .seeding import SeedAugmentation, SeededSampler
 
 __all__ = [
@@ -9,4 +10,5 @@ __all__ = [
     'LayerDecayOptimWrapperConstructor',
     'SeedAugmentation',
     'SeededSampler',
+    'TakenUpEpochLoop',
 ]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import is_main_process
 from mmengine.fileio.backends import LocalBackend
 from mmengine.fileio.backends.registry_utils import backends, prefix_to_backends
 from mmengine.fileio.io import backend_instances
@@ -14,8 +15,11 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mambaout_mm.checkpoints import read_checkpoint
 from mambaout_mm.errors import UserError
-from mambaout_mm.files import write_bytes
+from mambaout_mm.files import write_bytes, write_text
+
+PREEMPTED = 'preempted.pth'  # written where a scheduler stops a training, until the next checkpoint
 
 
 class WholeFileBackend(LocalBackend):
@@ -79,27 +83,49 @@ class _RemovesLater:
 class KeepingCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, which removes an old checkpoint after the new one is written.
 
-    MMEngine removes it before: killed in between, a training with ``max_keep_ckpts=1`` has none.
-    Takes the same arguments.
+    MMEngine removes it before: killed in between, a training with ``max_keep_ckpts=1`` has none,
+    or ``last_checkpoint`` names a file that is gone. Takes the same arguments.
     """
 
-    @contextmanager
-    def _removing_later(self) -> Iterator[None]:
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        kept = self.keep_ckpt_ids
+        removed = []
+        if self.max_keep_ckpts > 0 and step not in list(kept)[-1:]:
+            while len(kept) >= self.max_keep_ckpts:
+                removed.append(self.filename_tmpl.format(kept.popleft()))
+            kept.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_text(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt)
+        (Path(runner.work_dir) / PREEMPTED).unlink(missing_ok=True)
+        for name in removed:
+            path = self.file_backend.join_path(self.out_dir, name)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         backend = self.file_backend
         self.file_backend = later = _RemovesLater(backend)
         try:
-            yield
+            super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
         later.finish()
-
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        with self._removing_later():
-            super()._save_checkpoint_with_step(runner, step, meta)
-
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._removing_later():
-            super()._save_best_checkpoint(runner, metrics)
 
 
 def newest_whole_checkpoint(work_dir: str | Path) -> str | None:
@@ -125,17 +151,29 @@ def newest_whole_checkpoint(work_dir: str | Path) -> str | None:
         if kind in ('epoch', 'iter') and number.isdecimal():
             numbered.append((int(number), path))
     numbered.sort(reverse=True)
-    for _, path in numbered:
-        wrong = what_is_wrong(path)
-        if not wrong:
-            return str(path)
-        print_log(f'{path} is skipped: {wrong}', logger='current', level=30)
-    if numbered:
+    whole = []
+    preempted = Path(work_dir) / PREEMPTED
+    if preempted.is_file() and _is_whole(preempted):
+        whole.append(preempted)
+    whole += next(([path] for _, path in numbered if _is_whole(path)), [])
+    if not whole and numbered:
         raise UserError(
             f'no checkpoint in {str(work_dir)!r} reads whole; remove them to start anew, or name '
             'one with --resume'
         )
-    return None
+    return str(max(whole, key=_iterations)) if len(whole) > 1 else next(map(str, whole), None)
+
+
+def _is_whole(path: Path) -> bool:
+    wrong = what_is_wrong(path)
+    if wrong:
+        print_log(f'{path} is skipped: {wrong}', logger='current', level=30)
+    return not wrong
+
+
+def _iterations(path: Path) -> int:
+    meta = read_checkpoint(str(path)).get('meta')
+    return meta.get('iter', 0) if isinstance(meta, dict) else 0
 
 
 def what_is_wrong(path: Path) -> str:

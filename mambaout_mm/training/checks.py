@@ -1,6 +1,7 @@
 """What can be said about a config before an hour is lost: data, classes, checkpoints, device."""
 
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,26 @@ def load_config(path: str) -> Config:
         raise UserError(f'there is no config {path!r}{hint}')
     try:
         return Config.fromfile(path)
-    except (ImportError, SyntaxError, KeyError, TypeError, OSError) as error:
-        raise UserError(f'{path} cannot be read as a config: {error}') from error
+    except Exception as error:  # a config is Python and may raise anything
+        raise UserError(f'{path} cannot be read as a config: {_place_and_words(error)}') from error
+
+
+def _place_and_words(error: Exception) -> str:
+    """What a config raised, with its line there."""
+    if isinstance(error, RecursionError):
+        return 'its _base_ leads back to itself'
+    if isinstance(error, SyntaxError):
+        return f'line {error.lineno}: {error.msg}: {(error.text or "").strip()}'
+    if isinstance(error, UnicodeDecodeError | ValueError) and 'null bytes' in str(error):
+        return 'it is no text'
+    words = f'{type(error).__name__}: {str(error) or "no reason is given"}'
+    if isinstance(error, OSError | UnicodeDecodeError):
+        return words
+    # MMEngine compiles a config under its own name, or that of a copy with the same ending
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.name == '<module>' and 'site-packages' not in frame.filename:
+            return f'line {frame.lineno}: {words}'
+    return words
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -233,6 +252,33 @@ def check_fits(model: nn.Module, checkpoint: str) -> dict[str, Any]:
             'Give the config that it was trained with'
         )
     return state_dict
+
+
+def check_resumable(checkpoint: str) -> int | None:
+    """See that a checkpoint says where its training was.
+
+    Args:
+        checkpoint (str): Path or URL.
+
+    Returns:
+        int | None: The training's seed, if the checkpoint has it.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds weights alone.
+    """
+    content = read_checkpoint(checkpoint)
+    meta = content.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    missing = [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta.get(key), int)]
+    missing += [k for k in ('message_hub', 'optimizer') if not isinstance(content.get(k), dict)]
+    if missing:
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} has no {", ".join(missing)}, so that a training cannot go '
+            'on from it; to start one from its weights, leave --resume out and give --cfg-options '
+            f'load_from={checkpoint}'
+        )
+    seed = meta.get('seed')
+    return seed if isinstance(seed, int) else None
 
 
 def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:

@@ -1,7 +1,12 @@
 """One training or test run: from a config file and flags to MMEngine's Runner."""
 
+import errno
 import gc
+import logging
+import os
+import pickle
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,22 +20,29 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from mambaout_mm.checkpoints import checkpoints_are_data, read_checkpoint
+from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError
+from mambaout_mm.files import check_folder
 from mambaout_mm.trust import trusting
 
 from . import checks
 from .checkpoint_files import newest_whole_checkpoint, whole_files
 from .finite_loss import FiniteLossHook
-from .interruption import told_when_stopped
-from .lock import locked
+from .interruption import SaveThenStopHook, told_when_stopped
+from .lock import RANKS, locked
 from .options import merge_options
+from .parts import check_parts
 from .predictions import DumpSegResults
 from .seeding import SeedIterationsHook, seed_by_place
+from .values import check_values
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
+STARTERS = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun', mpi='mpirun')
+DEAD_WORKER = re.compile(r'DataLoader worker .* (is killed|exited unexpectedly)')
+MISFIT = re.compile(r'Given groups=|mat1 and mat2 shapes cannot be multiplied|Prior generators? ')
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
 NO_ANNOTATIONS = 'need at least one array to concatenate'
 
 
@@ -43,6 +55,7 @@ def train(
     launcher: str = 'none',
     demo: bool = False,
     trust: bool = False,
+    save_on: str | None = None,
 ) -> None:
     """Train what a config describes.
 
@@ -58,6 +71,8 @@ def train(
         demo (bool): Train on the embedded data set instead (:mod:`mambaout_mm.demo`). Defaults to
             False.
         trust (bool): Let checkpoints run code as they are read. Defaults to False.
+        save_on (str, optional): A signal of :data:`.interruption.SIGNALS`, at which a checkpoint
+            is written and the training stops. Defaults to None.
 
     Raises:
         UserError: For anything that the user can put right; the message says how.
@@ -70,13 +85,16 @@ def train(
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     merge_options(cfg, cfg_options or {})
+    check_values(cfg, 'training')
+    check_parts(cfg)
     suffix = '_demo' if demo else ''
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
-    _keep_checkpoints(cfg)
+    _take_our_parts(cfg)
     _prepare_launcher(cfg, launcher)
+    saver = SaveThenStopHook(save_on) if save_on else None
     log = Path(cfg.work_dir) / 'output.log'
     with (
-        told_when_stopped() as watched,
+        told_when_stopped(saver) as watched,
         locked(cfg.work_dir, launcher),
         output_into(log) if demo else nullcontext() as display,
         whole_files(),
@@ -92,7 +110,10 @@ def train(
             cfg.resume = checkpoint is not None
             cfg.load_from = checkpoint or cfg.get('load_from')
         if cfg.get('resume') and cfg.get('load_from'):
-            _take_up_seed(cfg)
+            # Before anything is built: MMEngine takes the seed up when data are drawn up already
+            seed = checks.check_resumable(cfg.load_from)
+            if seed is not None:
+                cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
         checks.check_data(cfg, ('train', 'val'))
         checks.check_num_classes(cfg)
         seed_by_place(cfg)
@@ -101,7 +122,7 @@ def train(
             checks.check_fits(runner.model, cfg.load_from)
         elif cfg.get('load_from'):
             checks.check_backbone_fits(runner.model, cfg.load_from)
-        for hook in (SeedIterationsHook(), FiniteLossHook()):
+        for hook in filter(None, (SeedIterationsHook(), FiniteLossHook(), saver)):
             runner.register_hook(hook)
         shown = demo and runner.rank == 0
         if shown:
@@ -151,8 +172,17 @@ def test(
     cfg = checks.load_config(config)
     merge_options(cfg, cfg_options or {})
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    check_values(cfg, 'testing')
+    check_parts(cfg)
     if out and not out.endswith('.pkl'):
         raise UserError(f'--out {out!r} must end in .pkl')
+    check_folder(cfg.work_dir, 'the work dir')
+    if out:
+        check_folder(Path(out).parent, 'the folder of --out')
+        if Path(out).is_dir():
+            raise UserError(f'--out {out!r} is a folder; name a file in it')
+    if show_dir:
+        check_folder(show_dir, '--show-dir')
     detection = cfg.get('default_scope') == 'mmdet'
     if show_dir:
         folder = str(Path(show_dir).absolute())
@@ -198,18 +228,16 @@ def _build_runner(cfg: Config) -> Runner:
         raise UserError(f'the config cannot be built: {error}') from error
 
 
-def _keep_checkpoints(cfg: Config) -> None:
-    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+def _take_our_parts(cfg: Config) -> None:
+    """Put this package's checkpoint hook and loop in the place of MMEngine's."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if hook.get('type') == 'CheckpointHook':
         hook['type'] = 'KeepingCheckpointHook'
-
-
-def _take_up_seed(cfg: Config) -> None:
-    """Before anything is built: MMEngine takes up the checkpoint's seed when data are drawn up."""
-    meta = read_checkpoint(cfg.load_from).get('meta')
-    seed = meta.get('seed') if isinstance(meta, dict) else None
-    if seed is not None:
-        cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    plan = cfg.train_cfg
+    by_epoch = plan.get('max_epochs') is not None
+    if plan.get('type', 'EpochBasedTrainLoop') == 'EpochBasedTrainLoop' and by_epoch:
+        plan.pop('by_epoch', None)
+        plan['type'] = 'TakenUpEpochLoop'
 
 
 def _apply_tta(cfg: Config) -> None:
@@ -230,6 +258,13 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
     device; both stop on a CPU.
     """
     cfg.launcher = launcher
+    rank = RANKS.get(launcher)
+    if rank and rank not in os.environ:
+        raise UserError(
+            f'--launcher {launcher}: {STARTERS[launcher]} did not start this process (there is no '
+            f'{rank} in its environment); start it with {STARTERS[launcher]}, or leave --launcher '
+            'out for one process'
+        )
     if launcher == 'none' or get_device() != 'cpu':
         return
     if launcher != 'pytorch':
@@ -279,12 +314,26 @@ def _warn_about_batch_size(cfg: Config) -> None:
 @contextmanager
 def _explained(cfg: Config, training: bool) -> Iterator[None]:
     """Turn the known failures of a run into one sentence each."""
+    loud, logging.raiseExceptions = logging.raiseExceptions, False  # of a log on a full disk
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = _explanation(error, cfg, training)
+        if sentence is None:
             raise
-        first_line = (str(error).splitlines() or ['MemoryError'])[0]
+        raise UserError(sentence) from error
+    finally:
+        logging.raiseExceptions = loud
+
+
+def _explanation(error: Exception, cfg: Config, training: bool) -> str | None:
+    """None if the failure is not known."""
+    words = str(error)
+    first_line = (words.strip().splitlines() or [type(error).__name__])[0]
+    loader = 'train_dataloader' if training else 'test_dataloader'
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(words):
         advice = 'Shrink the images in the test pipeline (test_dataloader.dataset.pipeline)'
         if training:
             advice = (
@@ -292,13 +341,35 @@ def _explained(cfg: Config, training: bool) -> Iterator[None]:
                 'recompute activations with --cfg-options model.backbone.with_cp=True, train in '
                 'half precision with --amp, or shrink the images in the training pipeline'
             )
-        raise UserError(f'out of memory on {get_device()} ({first_line}). {advice}') from error
-    except ValueError as error:
-        if NO_ANNOTATIONS not in str(error):
-            raise
+        return f'out of memory on {get_device()} ({first_line}). {advice}'
+    if isinstance(error, ValueError) and NO_ANNOTATIONS in words:
         for split in ('train', 'val') if training else ('test',):
             checks.check_split_classes(cfg, split, always=True)
-        raise UserError(
+        return (
             'the data set has no image left: every one was filtered out. Look at filter_cfg '
             '(images without objects, min_size) and at ann_file and data_prefix in the config'
-        ) from error
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f'a checkpoint holds more than weights, which could run as code: {first_line}; say '
+            '--trust if you trust who made it'
+        )
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return (
+            f'{error.filename or "a file"!r} cannot be written: {error.strerror}. Checkpoints are '
+            'whole; make room and run it again, a training with --resume'
+        )
+    if DEAD_WORKER.search(words):
+        return (
+            f'a process that loads data was killed ({first_line}): for want of memory as a rule. '
+            f'Lower {loader}.num_workers (now {cfg[loader].get("num_workers")}), or give the '
+            'container more shared memory'
+        )
+    if MISFIT.search(words):
+        return (
+            f'the parts of the model do not fit: {first_line}. Compare the in_channels of neck and '
+            'heads with the out_channels of what is before them'
+        )
+    if any(frame.name == 'build_from_cfg' for frame in traceback.extract_tb(error.__traceback__)):
+        return f'the config cannot be built: {type(error).__name__}: {first_line}'
+    return None

@@ -59,13 +59,21 @@ class SeededSampler(Sampler):
         )
         self.dataset = dataset
         self.epoch = 0
+        self.skipped = 0
+        if hasattr(self.sampler, 'skip'):  # MMEngine asks for it so before a resumed training
+            self.skip = self._skip
 
     def __iter__(self) -> Iterator[SeededIndex]:
-        for place, index in enumerate(self.sampler):
+        for place, index in enumerate(self.sampler, start=self.skipped):
             yield SeededIndex(index, seed_of(self.seed, self.epoch, place, get_rank()))
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+    def _skip(self, num_samples: int) -> None:
+        """Begin after so many samples, none of which is read (as in MMEngine's InfiniteSampler)."""
+        self.sampler.skip(num_samples)
+        self.skipped = num_samples
 
     def set_epoch(self, epoch: int) -> None:
         """For the seeds, and for the other sampler's order if it has one for each epoch."""

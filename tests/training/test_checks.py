@@ -26,10 +26,24 @@ def test_unknown_config_names_near_ones():
         checks.load_config(str(MASKRCNN.with_name('maskrcnn_mambout_t.py')))
 
 
-def test_a_config_that_is_no_python(tmp_path):
-    (tmp_path / 'c.py').write_text('model = dict(')
-    with pytest.raises(UserError, match=r'c.py cannot be read as a config'):
-        checks.load_config(str(tmp_path / 'c.py'))
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('model = dict(', r"line 1: '\(' was never closed"),
+        ('a = 1\nb = nothing', "line 2: NameError: name 'nothing' is not defined"),
+        ('\n\na = 1 / 0', 'line 3: ZeroDivisionError: division by zero'),
+        ("_base_ = ['./c.py']", '_base_ leads back to itself'),
+        (b'\x80\x04\x95\x00\xff', 'UnicodeDecodeError'),
+        (b'a = 1\x00', 'no text|null bytes'),
+        ('_base_ = 3', 'TypeError|AssertionError'),
+    ],
+)
+def test_a_config_that_cannot_be_read(tmp_path, text, words):
+    file = tmp_path / 'c.py'
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=rf'c.py cannot be read as a config: .*({words})') as caught:
+        checks.load_config(str(file))
+    assert '\n' not in str(caught.value)
 
 
 def test_a_config_with_a_missing_base(tmp_path):
@@ -94,6 +108,29 @@ def test_misspelt_options_name_near_ones(cfg, key, words):
         options.merge_options(cfg, {key: 1})
     assert words in str(caught.value)
     assert cfg.pretty_text == before
+
+
+@pytest.mark.parametrize(
+    ('without', 'words'),
+    [
+        (None, None),
+        ('message_hub', 'has no message_hub, so that a training cannot go on from it'),
+        ('optimizer', 'has no optimizer'),
+        ('meta', 'has no meta.epoch, meta.iter,'),
+        ('epoch', 'has no meta.epoch,'),
+    ],
+)
+def test_checkpoints_that_a_training_can_go_on_from(tmp_path, without, words):
+    meta = dict(epoch=1, iter=3, seed=5)
+    content = dict(meta=meta, message_hub={}, optimizer={}, state_dict={'a': torch.zeros(1)})
+    content.pop(without, None)
+    meta.pop(without, None)
+    torch.save(content, tmp_path / 'a.pth')
+    if words is None:
+        assert checks.check_resumable(str(tmp_path / 'a.pth')) == 5
+        return
+    with pytest.raises(CheckpointError, match=words):
+        checks.check_resumable(str(tmp_path / 'a.pth'))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ CONFIG = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
 
 def start(folder, iterations):
     command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIG, '--demo', '--resume']
-    command += ['--work-dir', folder, '--cfg-options', *TWO_ITERATIONS]
+    command += ['--work-dir', folder, '--save-on', 'SIGUSR1', '--cfg-options', *TWO_ITERATIONS]
     command += [f'train_cfg.max_iters={iterations}', 'default_hooks.checkpoint.interval=1']
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent
@@ -29,7 +29,13 @@ def newest(folder):
 @pytest.mark.slow
 def test_a_training_that_is_stopped_says_so_and_goes_on(workspace):
     folder = workspace / 'run'
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+    stops = (
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        (signal.SIGKILL, -9),
+        (signal.SIGUSR1, 138),
+    )
+    for number, code in stops:
         before = newest(folder)
         training = start(folder, 1000)
         deadline = time.monotonic() + 120
@@ -44,10 +50,14 @@ def test_a_training_that_is_stopped_says_so_and_goes_on(workspace):
             last = err.splitlines()[-1]
             found = re.fullmatch(
                 r'stopped at iteration (\d+) of 1000; the same command with --resume goes on from '
-                r'.*iter_(\d+)\.pth',
+                r'.*(iter_(\d+)|preempted)\.pth',
                 last,
             )
-            assert found and int(found[2]) == newest(folder) >= before + 2
+            assert found and newest(folder) >= before + 2
+            if number == signal.SIGUSR1:
+                assert found[2] == 'preempted'
+            else:
+                assert int(found[3]) == newest(folder)
         log = (folder / 'output.log').read_text()
         assert not before or f'iter: {before}' in log  # "resumed epoch: 0, iter: 3"
     last = newest(folder)

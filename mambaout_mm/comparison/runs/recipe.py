@@ -122,7 +122,9 @@ def _rest(cfg: Config) -> dict[str, dict]:
             'optim_wrapper': {k: v for k, v in wrapper.items() if k not in ('type', 'optimizer')}
         },
         'schedule': {
-            'train_cfg': _without(cfg.get('train_cfg'), {'max_epochs', 'max_iters', 'type'})
+            'train_cfg': _without(
+                cfg.get('train_cfg'), {'by_epoch', 'max_epochs', 'max_iters', 'type'}
+            )
         },
         'data': data,
         'model': {'model': model},
@@ -135,12 +137,19 @@ def _rest(cfg: Config) -> dict[str, dict]:
 
 
 def _without(node: Any, keys: set[str]) -> Any:
-    """A copy without these keys, those without effect, those that are None, and types' scopes."""
+    """A copy without these keys, those without effect, those that are None, and types' scopes.
+
+    What :func:`mambaout_mm.training.seeding.seed_by_place` puts into a run's config changes no
+    recipe, and runs before it had none: it is left out, too.
+    """
+    if isinstance(node, dict) and type_of(node) == 'SeededSampler':
+        return _without(node.get('sampler'), keys)
     if isinstance(node, dict):
         left = {k: v for k, v in node.items() if k not in keys | WITHOUT_EFFECT and v is not None}
         return {k: type_of(node) if k == 'type' else _without(v, keys) for k, v in left.items()}
     if isinstance(node, list | tuple):
-        return [_without(child, keys) for child in node]
+        kept = [n for n in node if not (isinstance(n, dict) and type_of(n) == 'SeedAugmentation')]
+        return [_without(child, keys) for child in kept]
     return {} if node is None else node
 
 

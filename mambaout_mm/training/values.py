@@ -1,0 +1,160 @@
+"""Values of a config that nothing could work with, told before anything is built."""
+
+import fnmatch
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from mambaout_mm.config_tree import dicts_in
+from mambaout_mm.errors import UserError
+
+# What MMEngine's Runner needs to do each.
+NEEDS = dict(
+    training=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
+    testing=('model', 'test_dataloader', 'test_evaluator', 'test_cfg'),
+)
+DICTS = (
+    'model',
+    'model.backbone',
+    'train_dataloader',
+    'train_dataloader.dataset',
+    'train_dataloader.sampler',
+    'val_dataloader',
+    'val_dataloader.dataset',
+    'test_dataloader',
+    'test_dataloader.dataset',
+    'train_cfg',
+    'val_cfg',
+    'test_cfg',
+    'optim_wrapper',
+    'optim_wrapper.optimizer',
+    'default_hooks',
+    'default_hooks.checkpoint',
+    'default_hooks.logger',
+    'env_cfg',
+    'randomness',
+    'visualizer',
+)
+
+
+class Number(NamedTuple):
+    """What the numbers at some places of a config may be.
+
+    Attributes:
+        places (str): Dotted path with ``*`` for anything.
+        low (float): The least.
+        high (float): The greatest. Defaults to infinity.
+        whole (bool): Whether only integers are right. Defaults to True.
+        others (tuple): Values that have a meaning of their own. Defaults to (None,).
+        open (bool): Whether ``low`` (and, if finite, ``high``) is too far itself. Defaults to
+            False.
+    """
+
+    places: str
+    low: float
+    high: float = math.inf
+    whole: bool = True
+    others: tuple = (None,)
+    open: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is right."""
+        if value in self.others and not isinstance(value, bool):
+            return True
+        kinds = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            return False
+        if self.open:
+            return self.low < value < self.high
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        kind = 'a whole number' if self.whole else 'a number'
+        low = f'above {self.low:g}' if self.open else f'from {self.low:g}'
+        if math.isinf(self.high):
+            return f'{kind} {low}'
+        return f'{kind} {low} {"and below" if self.open else "to"} {self.high:g}'
+
+
+NUMBERS = (
+    Number('*_dataloader.batch_size', 1, others=()),
+    Number('*_dataloader.num_workers', 0, others=()),
+    Number('*_dataloader.prefetch_factor', 1),
+    Number('train_cfg.max_epochs', 1),
+    Number('train_cfg.max_iters', 1),
+    Number('train_cfg.val_interval', 1),
+    Number('train_cfg.val_begin', 0),
+    Number('optim_wrapper.optimizer.lr', 0, whole=False, others=()),
+    Number('optim_wrapper.optimizer.weight_decay', 0, whole=False, others=()),
+    Number('optim_wrapper.accumulative_counts', 1, others=()),
+    Number('optim_wrapper.clip_grad.max_norm', 0, whole=False, open=True),
+    Number('param_scheduler.*.begin', 0, others=()),
+    Number('param_scheduler.*.end', 1),
+    Number('param_scheduler.*.start_factor', 0, 1, whole=False, others=()),
+    Number('param_scheduler.*.gamma', 0, whole=False, others=()),
+    Number('param_scheduler.*.eta_min', 0, whole=False),
+    Number('default_hooks.checkpoint.interval', 1, others=(-1,)),
+    Number('default_hooks.checkpoint.max_keep_ckpts', 1, others=(-1,)),
+    Number('default_hooks.logger.interval', 1, others=()),
+    Number('auto_scale_lr.base_batch_size', 1),
+    Number('randomness.seed', 0, 2**32 - 1),
+    Number('model*.drop_path_rate', 0, 1 - 1e-9, whole=False, others=()),
+    Number('model*.num_classes', 1, others=()),
+    Number('model.data_preprocessor.pad_size_divisor', 1, others=()),
+    Number('model*.loss_weight', 0, whole=False),
+    Number('model*.dropout_ratio', 0, 1, whole=False),
+    Number('model.test_cfg*.score_thr', 0, 1, whole=False),
+    Number('model.test_cfg*.max_per_img', 1, others=(-1,)),
+    Number('model*.iou_threshold', 0, 1, whole=False),
+)
+
+
+def check_values(cfg: Config, doing: str) -> None:
+    """See that a config has the parts that a run needs, and numbers that can be used.
+
+    Args:
+        cfg (Config): The whole config, with its options.
+        doing (str): 'training' or 'testing'.
+
+    Raises:
+        UserError: If a part is missing or no dict, or a number is out of its range; the message
+            names all of them.
+    """
+    missing = [key for key in NEEDS[doing] if cfg.get(key) is None]
+    if missing:
+        raise UserError(
+            f'the config has no {", ".join(missing)}, which {doing} needs; take one of configs/ as '
+            '_base_'
+        )
+    wrong = [*_no_dicts(cfg), *_bad_numbers(cfg)]
+    if doing == 'training' and not wrong:
+        wrong += _no_length(cfg)
+    if wrong:
+        raise UserError(f'the config cannot be used: {"; ".join(wrong)}')
+
+
+def _no_dicts(cfg: Config) -> Iterator[str]:
+    for place in DICTS:
+        node: Any = cfg._cfg_dict
+        for part in place.split('.'):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None and not isinstance(node, dict):
+            yield f'{place} must be a dict, not {node!r}'
+
+
+def _bad_numbers(cfg: Config) -> Iterator[str]:
+    for path, node in dicts_in(cfg._cfg_dict):
+        for key, value in node.items():
+            place = f'{path}.{key}' if path else str(key)
+            for number in NUMBERS:
+                if fnmatch.fnmatchcase(place, number.places) and not number.allows(value):
+                    yield f'{place} must be {number}, not {value!r}'
+
+
+def _no_length(cfg: Config) -> Iterator[str]:
+    plan = cfg.train_cfg
+    lengths = [plan.get('max_epochs'), plan.get('max_iters')]
+    if plan.get('type') is None and (lengths[0] is None) == (lengths[1] is None):
+        yield 'train_cfg must have one of max_epochs and max_iters'
