@@ -294,8 +294,9 @@ def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:
     backbone = getattr(bare_model(model), 'backbone', None)
     if not isinstance(backbone, PyramidBackbone):
         return
+    content = read_checkpoint(checkpoint)
     try:
-        state_dict, _ = unwrap(read_checkpoint(checkpoint))
+        state_dict, _ = unwrap(content)
         check_backbone(backbone, backbone.convert_checkpoint(select(state_dict, 'backbone.')))
     except CheckpointError as error:
         raise CheckpointError(

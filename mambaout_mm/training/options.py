@@ -160,3 +160,9 @@ def registered(registry: Registry, name: str) -> Any:
     """What ``name`` means in the default scope; None if nothing."""
     with registry.switch_scope_and_registry(None) as scoped:
         return scoped.get(name)
+
+
+def names_in(registry: Registry) -> list[str]:
+    """All names in a registry and in those of mmdet, mmseg and this package below it."""
+    names = list(registry.module_dict)
+    return names + [name for child in registry.children.values() for name in names_in(child)]

@@ -17,13 +17,13 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
-from mmengine.registry import METRICS
+from mmengine.registry import METRICS, TRANSFORMS
 from mmengine.runner import Runner
 
 from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import announce, apply_demo, output_into, report
-from mambaout_mm.errors import UserError
+from mambaout_mm.errors import UserError, near_names
 from mambaout_mm.files import check_folder
 from mambaout_mm.trust import trusting
 
@@ -32,7 +32,7 @@ from .checkpoint_files import newest_whole_checkpoint, whole_files
 from .finite_loss import FiniteLossHook
 from .interruption import SaveThenStopHook, told_when_stopped
 from .lock import RANKS, locked
-from .options import merge_options
+from .options import REGISTRIES, merge_options, names_in
 from .parts import check_parts
 from .predictions import DumpSegResults
 from .seeding import SeedIterationsHook, seed_by_place
@@ -42,6 +42,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memo
 STARTERS = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun', mpi='mpirun')
 DEAD_WORKER = re.compile(r'DataLoader worker .* (is killed|exited unexpectedly)')
 MISFIT = re.compile(r'Given groups=|mat1 and mat2 shapes cannot be multiplied|Prior generators? ')
+NOT_REGISTERED = re.compile(r'([\w.]+) is not in the \w+::(.+?) registry')
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
 NO_ANNOTATIONS = 'need at least one array to concatenate'
 
@@ -224,8 +225,22 @@ def _build_runner(cfg: Config) -> Runner:
     """The Runner of a config; what its classes refuse is the config's mistake."""
     try:
         return Runner.from_cfg(cfg)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f'the config cannot be built: {error}') from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever its classes raise
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise UserError(_unbuilt(error)) from error
+
+
+def _unbuilt(error: Exception) -> str:
+    unknown = NOT_REGISTERED.search(str(error))
+    if unknown is None:
+        first_line = (str(error).strip().splitlines() or [''])[0]
+        return f'the config cannot be built: {type(error).__name__}: {first_line}'
+    name, kind = unknown.groups()
+    known = [name for registry in (*REGISTRIES, TRANSFORMS) for name in names_in(registry)]
+    return f'the config names a {kind} {name!r}, which is not there; {near_names(name, known)}'
 
 
 def _take_our_parts(cfg: Config) -> None:
@@ -365,11 +380,18 @@ def _explanation(error: Exception, cfg: Config, training: bool) -> str | None:
             f'Lower {loader}.num_workers (now {cfg[loader].get("num_workers")}), or give the '
             'container more shared memory'
         )
+    if 'Expected more than 1 value per channel when training' in words:
+        return (
+            'a batch of one image is too small for batch normalisation behind a global pooling; '
+            'set train_dataloader.batch_size to 2 or more, and train_dataloader.drop_last=True '
+            'where the last batch of an epoch has one image'
+        )
     if MISFIT.search(words):
         return (
             f'the parts of the model do not fit: {first_line}. Compare the in_channels of neck and '
             'heads with the out_channels of what is before them'
         )
-    if any(frame.name == 'build_from_cfg' for frame in traceback.extract_tb(error.__traceback__)):
-        return f'the config cannot be built: {type(error).__name__}: {first_line}'
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.name.startswith('build_') for frame in frames):  # MMEngine's registries, Runner
+        return _unbuilt(error)
     return None

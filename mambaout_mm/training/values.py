@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS, init_default_scope
 
 from mambaout_mm.config_tree import dicts_in
-from mambaout_mm.errors import UserError
+from mambaout_mm.errors import UserError, near_names
+
+from .options import names_in, registered
 
 # What MMEngine's Runner needs to do each.
 NEEDS = dict(
@@ -37,6 +40,9 @@ DICTS = (
     'randomness',
     'visualizer',
 )
+
+
+LISTS = ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')  # or a single dict
 
 
 class Number(NamedTuple):
@@ -130,6 +136,8 @@ def check_values(cfg: Config, doing: str) -> None:
         )
     wrong = [*_no_dicts(cfg), *_bad_numbers(cfg)]
     if doing == 'training' and not wrong:
+        wrong += _no_optimizer(cfg)
+    if doing == 'training' and not wrong:
         wrong += _no_length(cfg)
     if wrong:
         raise UserError(f'the config cannot be used: {"; ".join(wrong)}')
@@ -142,6 +150,11 @@ def _no_dicts(cfg: Config) -> Iterator[str]:
             node = node.get(part) if isinstance(node, dict) else None
         if node is not None and not isinstance(node, dict):
             yield f'{place} must be a dict, not {node!r}'
+    for key in LISTS:
+        node = cfg.get(key)
+        items = node if isinstance(node, list | tuple) else [node]
+        if node is not None and not all(isinstance(item, dict) for item in items):
+            yield f'{key} must be a dict or a list of dicts, not {node!r}'
 
 
 def _bad_numbers(cfg: Config) -> Iterator[str]:
@@ -158,3 +171,11 @@ def _no_length(cfg: Config) -> Iterator[str]:
     lengths = [plan.get('max_epochs'), plan.get('max_iters')]
     if plan.get('type') is None and (lengths[0] is None) == (lengths[1] is None):
         yield 'train_cfg must have one of max_epochs and max_iters'
+
+
+def _no_optimizer(cfg: Config) -> Iterator[str]:
+    """MMEngine does not say which name it lacks here."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    name = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(name, str) and registered(OPTIMIZERS, name) is None:
+        yield f'there is no optimizer {name!r}; {near_names(name, names_in(OPTIMIZERS))}'

@@ -119,13 +119,15 @@ def test_out_of_memory_says_what_to_lower(run_tool, workspace, monkeypatch):
     failed_cleanly(result, 'out of memory', 'batch_size (now 4)', 'with_cp=True', '--amp')
 
 
-def test_other_errors_keep_their_traceback(run_tool, workspace, monkeypatch):
+def test_other_errors_say_where_their_traceback_is(run_tool, workspace, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError('a bug')
 
     monkeypatch.setattr('mmengine.runner.Runner.train', fail)
+    result = run_tool('train.py', FEMTO, '--demo')
+    failed_cleanly(result, 'unexpected', 'RuntimeError: a bug', 'The traceback is in')
     with pytest.raises(RuntimeError, match='a bug'):
-        run_tool('train.py', FEMTO, '--demo')
+        run_tool('train.py', FEMTO, '--demo', '--debug')
 
 
 def test_no_image_left(run_tool, workspace, demo_data):

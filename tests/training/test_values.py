@@ -41,6 +41,8 @@ def test_our_own_configs_are_right(path):
         ('model.test_cfg.rcnn.score_thr', 5, 'must be a number from 0 to 1, not 5'),
         ('model.backbone', 'MambaOut', "model.backbone must be a dict, not 'MambaOut'"),
         ('train_dataloader', [1], r'train_dataloader must be a dict, not \[1\]'),
+        ('val_evaluator', 3, 'val_evaluator must be a dict or a list of dicts, not 3'),
+        ('optim_wrapper.optimizer.type', 'AdmaW', "no optimizer 'AdmaW'; did you mean .*AdamW"),
         ('train_dataloader', None, 'the config has no train_dataloader, which training needs'),
     ],
 )
