@@ -156,10 +156,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = f'{type(error).__name__}: {_first_line(error)}'
     return CheckpointError(
-        f'{path} cannot be read as a checkpoint ({path.stat().st_size:,} bytes): '
-        f'{type(error).__name__}: {_first_line(error)}. It may be truncated or not a PyTorch file; put a whole copy in its '
-        'place (a download is fetched again once the file is gone)'
+        f'{path} cannot be read as a checkpoint ({path.stat().st_size:,} bytes, {reason}). It may '
+        'be truncated or not a PyTorch file; put a whole copy in its place (a download is fetched '
+        'again once the file is gone)'
     )
 
 
