@@ -23,8 +23,10 @@ from mambaout_mm.trust import trusting
 
 from . import checks
 from .checkpoint_files import newest_whole_checkpoint, whole_files
+from .data_checks import check_contents
 from .finite_loss import FiniteLossHook
 from .interruption import told_when_stopped
+from .loading import NamingRunner, without_traceback
 from .lock import locked
 from .options import merge_options
 from .predictions import DumpSegResults
@@ -95,6 +97,7 @@ def train(
             _take_up_seed(cfg)
         checks.check_data(cfg, ('train', 'val'))
         checks.check_num_classes(cfg)
+        check_contents(cfg, ('train', 'val'))
         seed_by_place(cfg)
         runner = watched.runner = _build_runner(cfg)
         if cfg.get('load_from') and cfg.get('resume'):
@@ -174,6 +177,7 @@ def test(
         _explained(cfg, training=False),
     ):
         checks.check_data(cfg, ('test',))
+        check_contents(cfg, ('test',))
         runner = _build_runner(cfg)
         checks.check_fits(runner.model, checkpoint)
         runner.load_checkpoint(checkpoint)
@@ -193,7 +197,7 @@ def test(
 def _build_runner(cfg: Config) -> Runner:
     """The Runner of a config; what its classes refuse is the config's mistake."""
     try:
-        return Runner.from_cfg(cfg)
+        return NamingRunner.from_cfg(cfg)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f'the config cannot be built: {error}') from error
 
@@ -281,6 +285,11 @@ def _explained(cfg: Config, training: bool) -> Iterator[None]:
     """Turn the known failures of a run into one sentence each."""
     try:
         yield
+    except UserError as error:
+        plain = without_traceback(error)
+        if plain is error:
+            raise
+        raise plain from error
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
