@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ def check_contents(cfg: Config, splits: Sequence[str]) -> None:
         more = len(found.problems) - 1
         raise UserError(
             found.problems[0]
-            + (f' (and {more} more like this or of other kinds)' if more else '')
+            + (f' (and {more} more problem{"s" if more > 1 else ""})' if more else '')
             + '. `python tools/prepare_data.py --check CONFIG` looks at all the data'
         )
 
@@ -86,7 +87,7 @@ def check_whole(config: str) -> bool:
     for split in splits:
         checks.check_split_classes(cfg, split, always=True)
     checks.check_num_classes(cfg)
-    found = find_problems(cfg, splits)
+    found = find_problems(cfg, splits, large=True)
     for warning in found.warnings:
         print(f'warning: {warning}')
     for problem in found.problems[:SHOWN]:
@@ -99,14 +100,37 @@ def check_whole(config: str) -> bool:
     return not found.problems
 
 
-def find_problems(cfg: Config, splits: Sequence[str], sample: int | None = None) -> Findings:
+def explain_reading(cfg: Config, splits: Sequence[str], error: Exception) -> None:
+    """Say what is wrong with an annotation file that mmdet could not read.
+
+    :func:`check_contents` leaves large files out; after an error in one there is time to look.
+
+    Args:
+        cfg (Config): The whole config.
+        splits (Sequence[str]): Of 'train', 'val', 'test'.
+        error (Exception): What ended the run; nothing is done about errors from elsewhere.
+
+    Raises:
+        UserError: If something is wrong with an annotation file.
+    """
+    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    if names & {'load_data_list', 'createIndex'}:
+        found = find_problems(cfg, splits, sample=1, large=True)
+        if found.problems:
+            raise UserError(found.problems[0]) from error
+
+
+def find_problems(
+    cfg: Config, splits: Sequence[str], sample: int | None = None, large: bool = False
+) -> Findings:
     """Look into the data sets of a config; those of other kinds than COCO's and mmseg's are not.
 
     Args:
         cfg (Config): The whole config, whose paths are there.
         splits (Sequence[str]): Of 'train', 'val', 'test'.
-        sample (int, optional): How many images of each data set to read, evenly spread over it;
-            with it, large annotation files are not read either. Defaults to None: everything.
+        sample (int, optional): How many images of each data set to read, evenly spread over it.
+            Defaults to None: all.
+        large (bool): Read large annotation files too. Defaults to False.
 
     Returns:
         Findings: What was found.
@@ -123,8 +147,8 @@ def find_problems(cfg: Config, splits: Sequence[str], sample: int | None = None)
                 continue  # a test set is often the validation set
             done.append(dataset)
             cls = registered(DATASETS, dataset['type'])
-            if _is_coco(cls):
-                path = checks.local_path(dataset.get('data_root'), dataset['ann_file'])
+            path = checks.local_path(dataset.get('data_root'), dataset.get('ann_file'))
+            if path is not None and _is_coco(cls):
                 use = files.setdefault(path, _Use())
                 loader = _transform(dataset, 'LoadAnnotations') or {}
                 use.masks |= bool(loader.get('with_mask'))
@@ -138,7 +162,7 @@ def find_problems(cfg: Config, splits: Sequence[str], sample: int | None = None)
                 use.evaluated = True
                 use.masks |= 'segm' in metric.get('metric', 'bbox')
     for path, use in files.items():
-        if sample is not None and path.stat().st_size > checks.LARGE_ANNOTATIONS:
+        if not large and path.stat().st_size > checks.LARGE_ANNOTATIONS:
             continue
         content = _read_json(path)
         problems, warnings = check_annotations(path, content, use.masks, use.evaluated)
@@ -161,12 +185,15 @@ class _Use:
 
 def _is_local(dataset: dict) -> bool:
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
-    return backend == 'local' and '://' not in str(dataset.get('data_root'))
+    prefixes = dict(dataset.get('data_prefix') or {}).values()
+    places = [dataset.get('data_root'), dataset.get('ann_file'), *prefixes]
+    return backend == 'local' and not any('://' in str(place) for place in places)
 
 
 def _is_coco(cls: type) -> bool:
     """Whether a data set reads its file as mmdet's CocoDataset does; LVIS, for one, does not."""
-    coco = next((base for base in cls.__mro__ if base.__name__ == 'CocoDataset'), None)
+    bases = getattr(cls, '__mro__', ())
+    coco = next((base for base in bases if base.__name__ == 'CocoDataset'), None)
     own = ('load_data_list', 'parse_data_info')
     return coco is not None and all(getattr(cls, name) is getattr(coco, name) for name in own)
 
@@ -193,10 +220,8 @@ def _read_json(path: Path) -> Any:
 def _check_coco_images(
     path: Path, content: dict, dataset: dict, sample: int | None, found: Findings
 ) -> None:
-    prefix = (dataset.get('data_prefix') or {}).get('img') or ''
-    folder = checks.local_path(dataset.get('data_root'), prefix) or Path(
-        dataset.get('data_root') or ''
-    )
+    root, prefix = dataset.get('data_root'), (dataset.get('data_prefix') or {}).get('img')
+    folder = checks.local_path(root, prefix) or Path(root or '')
     images = _used_images(content, dataset)
     paths = [folder / image['file_name'] for image in images]
     there = _existing(paths, f'named in {path}', found)
@@ -310,7 +335,8 @@ def _existing(paths: Iterable[Path], whose: str, found: Findings) -> set[Path]:
         if path.parent not in names:
             inside = os.listdir(path.parent) if path.parent.is_dir() else ()
             names[path.parent] = set(inside)
-        if path.name in names[path.parent]:
+        # A folder may not care for capitals
+        if path.name in names[path.parent] or path.exists():
             there.add(path)
         else:
             missing.append(path)

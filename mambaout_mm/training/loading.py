@@ -68,8 +68,9 @@ def _sentence(error: Exception, transform: Any, image: Any, labels: Any) -> str:
     files = f'image {image}' + (f' with the label map {labels}' if labels else '')
     words = ' '.join(f'{type(error).__name__}: {error}'.split())
     return (
-        f'{type(transform).__name__} of the pipeline cannot take the {files}: {words}. Look at the '
-        "image's annotations and at the pipeline in the config"
+        f'{type(transform).__name__} of the pipeline cannot take the {files}: {words}. '
+        '`python tools/prepare_data.py --check CONFIG` lists what is wrong with annotations; else '
+        'look at the pipeline in the config'
     )
 
 

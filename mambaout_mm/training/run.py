@@ -23,7 +23,7 @@ from mambaout_mm.trust import trusting
 
 from . import checks
 from .checkpoint_files import newest_whole_checkpoint, whole_files
-from .data_checks import check_contents
+from .data_checks import check_contents, explain_reading
 from .finite_loss import FiniteLossHook
 from .interruption import told_when_stopped
 from .loading import NamingRunner, without_traceback
@@ -302,10 +302,12 @@ def _explained(cfg: Config, training: bool) -> Iterator[None]:
                 'half precision with --amp, or shrink the images in the training pipeline'
             )
         raise UserError(f'out of memory on {get_device()} ({first_line}). {advice}') from error
-    except ValueError as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        splits = ('train', 'val') if training else ('test',)
+        explain_reading(cfg, splits, error)
         if NO_ANNOTATIONS not in str(error):
             raise
-        for split in ('train', 'val') if training else ('test',):
+        for split in splits:
             checks.check_split_classes(cfg, split, always=True)
         raise UserError(
             'the data set has no image left: every one was filtered out. Look at filter_cfg '

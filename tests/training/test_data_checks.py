@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from mambaout_mm.data.images import LabelRules
 from mambaout_mm.errors import UserError
 from mambaout_mm.training import checks, data_checks
-from mambaout_mm.training.data_checks import check_contents, find_problems
+from mambaout_mm.training.data_checks import check_contents, explain_reading, find_problems
 from mambaout_mm.training.loading import NamingPipeline, NamingRunner, without_traceback
 
 HEIGHT, WIDTH = 24, 32
@@ -347,11 +347,17 @@ def test_the_evaluations_file_is_read_too(detection, tmp_path):
     assert "annotation 2: no 'iscrowd'" in problems_of(detection)[0]
 
 
-def test_large_annotation_files_are_left_to_the_loader(detection, tmp_path, monkeypatch):
+def test_large_annotation_files_are_left_to_mmdet_and_its_error_is_explained(
+    detection, tmp_path, monkeypatch
+):
     DETECTION_DAMAGE['no area'][0](tmp_path)
     monkeypatch.setattr(checks, 'LARGE_ANNOTATIONS', 10)
     check_contents(detection, ('train',))
-    assert len(problems_of(detection)) == 1
+    with pytest.raises(KeyError) as caught:
+        DATASETS.build(detection.train_dataloader.dataset)
+    with pytest.raises(UserError, match=r"instances.json, annotation 0: no 'area'"):
+        explain_reading(detection, ('train',), caught.value)
+    explain_reading(detection, ('train',), KeyError('area'))  # from elsewhere
 
 
 def test_data_sets_of_other_kinds_are_passed_over(detection):
