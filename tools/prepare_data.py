@@ -40,20 +40,20 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f'{args.dataset!r} is none of {", ".join(DATASETS)}; a config (.py) goes with --check'
         )
-    try:
-        with exit_with_a_sentence(args.debug):
-            if is_config:
-                from mambaout_mm.training.data_checks import check_whole  # PyTorch and mmdet
+    with exit_with_a_sentence(args.debug):
+        if is_config:
+            from mambaout_mm.training.data_checks import check_whole  # PyTorch and mmdet
 
-                sys.exit(0 if check_whole(args.dataset) else 1)
-            dataset = DATASETS[args.dataset]
-            if args.check:
-                sys.exit(0 if check(dataset, args.root) else 1)
+            sys.exit(0 if check_whole(args.dataset) else 1)
+        dataset = DATASETS[args.dataset]
+        if args.check:
+            sys.exit(0 if check(dataset, args.root) else 1)
+        try:
             prepare(dataset, args.root)
-    except KeyboardInterrupt:
-        print('interrupted; the same command continues from here', file=sys.stderr)
-        # 128 + SIGINT, as shells report it.
-        sys.exit(130)
+        except KeyboardInterrupt:
+            print('interrupted; the same command continues from here', file=sys.stderr)
+            # 128 + SIGINT, as shells report it.
+            sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -43,7 +43,8 @@ class NamingPipeline(Compose):
             except (UserError, MemoryError):
                 raise
             except Exception as error:
-                if 'memory' in str(error):  # explained where the whole run is
+                if isinstance(error, RuntimeError) and 'memory' in str(error):
+                    # explained where the whole run is
                     raise
                 raise UserError(_sentence(error, transform, image, labels)) from error
             if data is None:
