@@ -29,8 +29,10 @@ from mambaout_mm.trust import trusting
 
 from . import checks
 from .checkpoint_files import newest_whole_checkpoint, whole_files
+from .data_checks import check_contents, explain_reading
 from .finite_loss import FiniteLossHook
 from .interruption import SaveThenStopHook, told_when_stopped
+from .loading import NamingRunner, without_traceback
 from .lock import RANKS, locked
 from .options import REGISTRIES, merge_options, names_in
 from .parts import check_parts
@@ -117,6 +119,7 @@ def train(
                 cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
         checks.check_data(cfg, ('train', 'val'))
         checks.check_num_classes(cfg)
+        check_contents(cfg, ('train', 'val'))
         seed_by_place(cfg)
         runner = watched.runner = _build_runner(cfg)
         if cfg.get('load_from') and cfg.get('resume'):
@@ -205,6 +208,7 @@ def test(
         _explained(cfg, training=False),
     ):
         checks.check_data(cfg, ('test',))
+        check_contents(cfg, ('test',))
         runner = _build_runner(cfg)
         checks.check_fits(runner.model, checkpoint)
         runner.load_checkpoint(checkpoint)
@@ -224,7 +228,7 @@ def test(
 def _build_runner(cfg: Config) -> Runner:
     """The Runner of a config; what its classes refuse is the config's mistake."""
     try:
-        return Runner.from_cfg(cfg)
+        return NamingRunner.from_cfg(cfg)
     except UserError:
         raise
     except Exception as error:  # whatever its classes raise
@@ -332,8 +336,11 @@ def _explained(cfg: Config, training: bool) -> Iterator[None]:
     loud, logging.raiseExceptions = logging.raiseExceptions, False  # of a log on a full disk
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        plain = without_traceback(error)
+        if plain is error:
+            raise
+        raise plain from error
     except Exception as error:
         sentence = _explanation(error, cfg, training)
         if sentence is None:
@@ -357,8 +364,10 @@ def _explanation(error: Exception, cfg: Config, training: bool) -> str | None:
                 'half precision with --amp, or shrink the images in the training pipeline'
             )
         return f'out of memory on {get_device()} ({first_line}). {advice}'
+    splits = ('train', 'val') if training else ('test',)
+    explain_reading(cfg, splits, error)
     if isinstance(error, ValueError) and NO_ANNOTATIONS in words:
-        for split in ('train', 'val') if training else ('test',):
+        for split in splits:
             checks.check_split_classes(cfg, split, always=True)
         return (
             'the data set has no image left: every one was filtered out. Look at filter_cfg '
