@@ -27,7 +27,8 @@ def whole_file(path: Path, needs: int | None = None) -> Iterator[Path]:
     Raises:
         UserError: If the system refuses; what was at ``path`` before is still whole.
     """
-    unfinished = path.with_name(f'.{path.name}'[-LONGEST_NAME:])
+    name = os.fsencode(f'.{path.name}')[-LONGEST_NAME:]
+    unfinished = path.with_name(os.fsdecode(name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished

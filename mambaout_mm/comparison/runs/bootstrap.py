@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError
+from mambaout_mm.literal_config import only_registered
 from mambaout_mm.training.predictions import decode_labels, read_predictions
 
 MAX_DETECTIONS = 100  # for each image and category, as in COCO's AP
@@ -347,6 +348,7 @@ def _classes(cfg: Config) -> list[str]:
     metainfo = dict(nodes[0].get('metainfo') or {}) if nodes else {}
     if not metainfo.get('classes') and nodes:
         name = nodes[0]['type']
-        cls = DATASETS.get(name if '.' in name else f'{cfg.default_scope}.{name}')
+        with only_registered():
+            cls = DATASETS.get(name if '.' in name else f'{cfg.default_scope}.{name}')
         metainfo = cls.METAINFO
     return list(metainfo.get('classes', ()))

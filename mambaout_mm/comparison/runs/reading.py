@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
+from mambaout_mm.literal_config import read_config
 
 from ..records import NAN
 
@@ -104,7 +105,7 @@ def read_run(folder: Path, name: str = '') -> Run:
     validations: dict[int, dict[str, float]] = {}
     note, first, at = '', 0, 0
     for i, log in enumerate(logs):
-        cfg = _read_config(log.with_name('config.py'))
+        cfg = read_config(log.with_name('config.py'))
         plan = cfg.get('train_cfg') or {}
         by_epoch = plan.get('max_epochs') is not None
         # The logger's default counts validations by epoch even where training counts iterations.
@@ -127,7 +128,7 @@ def read_run(folder: Path, name: str = '') -> Run:
                 validations[record['step'] if as_trained else at] = _scores(record)
     over = at - 1 if by_epoch else at  # an epoch with a line in the log may have gone on
     environment = _environment(logs[first].parents[1])
-    start_cfg = _read_config(logs[first].with_name('config.py'))
+    start_cfg = read_config(logs[first].with_name('config.py'))
     load_from = start_cfg.get('load_from')
     if start_cfg.get('resume') and load_from:
         note, load_from = f'its start is not here: it resumed {load_from}', None
@@ -145,15 +146,6 @@ def read_run(folder: Path, name: str = '') -> Run:
         processes=environment['GPU number'],
         note=note,
     )
-
-
-def _read_config(path: Path) -> Config:
-    try:
-        return Config.fromfile(path, import_custom_modules=False)
-    except (SyntaxError, KeyError, TypeError, OSError) as error:
-        raise UserError(
-            f'{path}, the config that MMEngine writes beside its log, cannot be read: {error}'
-        ) from error
 
 
 def _read_lines(path: Path) -> list[dict]:

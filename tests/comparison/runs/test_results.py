@@ -235,7 +235,7 @@ def test_folders_that_are_no_runs(make_run, tmp_path):
     with pytest.raises(UserError, match=r"--runs names '.*maskrcnn' twice"):
         run_records([folder, tmp_path / 'other' / '..' / 'maskrcnn'])
     (folder / '20261121_150000' / 'vis_data' / 'config.py').write_text('model = (')
-    with pytest.raises(UserError, match=r'config.py, the config that MMEngine writes'):
+    with pytest.raises(UserError, match=r"config.py, line 1, is no config: '\(' was never"):
         read_run(folder)
 
 
