@@ -19,6 +19,7 @@ from mambaout_mm.checkpoints import checkpoints_are_data, read_checkpoint
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError
+from mambaout_mm.files import check_folder
 from mambaout_mm.trust import trusting
 
 from . import checks
@@ -27,7 +28,7 @@ from .finite_loss import FiniteLossHook
 from .interruption import told_when_stopped
 from .lock import locked
 from .options import merge_options
-from .predictions import DumpSegResults
+from .predictions import DumpDetections, DumpSegResults
 from .seeding import SeedIterationsHook, seed_by_place
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
@@ -135,7 +136,9 @@ def test(
         work_dir (str, optional): Where logs go. Defaults as in :func:`train`.
         tta (bool): Multi-scale and flipped test-time augmentation (segmentation). Defaults to
             False.
-        out (str, optional): A ``.pkl`` file for all predictions. Defaults to None.
+        out (str, optional): A file for all predictions: ``.npz``
+            (:mod:`mambaout_mm.training.prediction_files`), or ``.pkl``, which mmdet's analysis
+            tools read. Defaults to None.
         show_dir (str, optional): A folder for pictures of truth and prediction side by side
             (segmentation: in its ``vis_data/vis_image``). Defaults to None.
         cfg_options (dict, optional): Dotted keys and their values, merged last. Defaults to None.
@@ -151,8 +154,10 @@ def test(
     cfg = checks.load_config(config)
     merge_options(cfg, cfg_options or {})
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
-    if out and not out.endswith('.pkl'):
-        raise UserError(f'--out {out!r} must end in .pkl')
+    if out:
+        if not out.endswith(('.npz', '.pkl')):
+            raise UserError(f'--out {out!r} must end in .npz or .pkl')
+        check_folder(Path(out).parent, 'the folder of --out')
     detection = cfg.get('default_scope') == 'mmdet'
     if show_dir:
         folder = str(Path(show_dir).absolute())
@@ -179,7 +184,9 @@ def test(
         runner.load_checkpoint(checkpoint)
         if out:
             # In place of MMEngine's DumpResults: masks as run lengths, label maps without logits.
-            kind = 'DumpDetResults' if detection else DumpSegResults
+            kind: Any = DumpDetections if out.endswith('.npz') else 'DumpDetResults'
+            if not detection:
+                kind = DumpSegResults
             dump = METRICS.build(dict(type=kind, out_file_path=out))
             evaluator = runner.test_loop.evaluator
             dump.dataset_meta = evaluator.dataset_meta  # set on the metrics there before

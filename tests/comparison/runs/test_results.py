@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import re
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from mambaout_mm.comparison.runs import run_records
 from mambaout_mm.comparison.runs.reading import read_run
 from mambaout_mm.comparison.runs.recipe import group_by_recipe, recipe_differences
 from mambaout_mm.errors import UserError
+from mambaout_mm.training.prediction_files import write_label_maps
+from mambaout_mm.trust import trusting
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -427,11 +430,27 @@ def test_difference_without_predictions_names_the_command(make_run):
     assert masks.value == pytest.approx(2.5)
     assert math.isnan(boxes.low)
     config = b / '20261121_150000' / 'vis_data' / 'config.py'
-    command = f'`python tools/test.py {config} CHECKPOINT --out {b}/predictions.pkl`'
+    command = f'`python tools/test.py {config} CHECKPOINT --out {b}/predictions.npz`'
     assert command in boxes.note
-    (a / 'predictions.pkl').write_bytes(b'broken')
+    (a / 'predictions.npz').write_bytes(b'broken')
+    boxes, _ = (r for r in run_records([a, b]) if r.setting == 'difference to a')
+    (b / 'predictions.npz').write_bytes(b'broken')
     boxes, _ = (r for r in run_records([b, a]) if r.setting == 'difference to b')
-    assert 'a/predictions.pkl cannot be read' in boxes.note
+    assert boxes.note.startswith('no bootstrap: ')
+    assert 'a/predictions.npz cannot be read' in boxes.note
+
+
+def test_an_old_pickle_is_read_only_where_it_is_trusted(make_run):
+    rng = np.random.default_rng(0)
+    folders = [make_run(n, [60.0], base=SEGMENTATION, processes=p) for n, p in (('a', 4), ('b', 8))]
+    for folder in folders:
+        (folder / 'predictions.pkl').write_bytes(pickle.dumps(label_maps(rng, 0.2)))
+    note = run_records(folders)[-1].note
+    assert note.startswith('no bootstrap: ')
+    assert 'b/predictions.npz is not there' in note and 'say --trust' in note
+    assert re.search(r'make it with `python tools/test.py .*b/predictions.npz`', note)
+    with trusting(True):
+        assert not math.isnan(run_records(folders, resamples=10)[-1].low)
 
 
 def test_detection_and_segmentation_have_no_difference(make_run):
@@ -457,7 +476,7 @@ def test_difference_with_a_bootstrap_interval(make_run):
     for seed, ((name, score), flaw) in enumerate(zip(scores, (0.1, 0.2, 0.2, 0.2), strict=True)):
         options = {'optim_wrapper.optimizer.lr': {'a': 0.1, 'd': 0.2}.get(name, 0.01)}
         folder = make_run(name, [score], base=SEGMENTATION, options=options, seed=seed)
-        (folder / 'predictions.pkl').write_bytes(pickle.dumps(label_maps(rng, flaw)))
+        write_label_maps(folder / 'predictions.npz', **label_maps(rng, flaw))
     folder = folder.parent
     records = run_records([folder / name for name in 'abcd'], resamples=100)
     found = {(r.backbone, r.setting): r for r in records if r.setting.startswith('difference')}
@@ -474,7 +493,7 @@ def test_difference_with_a_bootstrap_interval(make_run):
     assert (
         'of the 20 test images, the sign flips in 0.0%; training noise is not in it' in worse.note
     )
-    assert 'predictions.pkl of a scores 8' in worse.note  # the log says 80.00
+    assert 'the predictions of a score 8' in worse.note  # the log says 80.00
     assert worse.note.endswith('recipe, this / other: optimizer lr 0.01 / lr 0.1')
     same = found['d', 'difference to b + c']
     assert same.low < 0 < same.high
@@ -488,8 +507,7 @@ def test_other_images_give_the_reason_in_place_of_an_interval(make_run):
     rng = np.random.default_rng(0)
     folders = [make_run(n, [60.0], base=SEGMENTATION, processes=p) for n, p in (('a', 4), ('b', 8))]
     for folder, count in zip(folders, (20, 19), strict=True):
-        predictions = pickle.dumps(label_maps(rng, 0.2, count))
-        (folder / 'predictions.pkl').write_bytes(predictions)
+        write_label_maps(folder / 'predictions.npz', **label_maps(rng, 0.2, count))
     difference = run_records(folders)[-1]
     assert (difference.value, difference.setting) == (0, 'difference to a')
     assert math.isnan(difference.low)
