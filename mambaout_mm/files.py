@@ -68,6 +68,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+@contextmanager
+def noted(failures: list[str]) -> Iterator[None]:
+    """Put the message of a file that cannot be written to a list, so that others are written."""
+    try:
+        yield
+    except UserError as error:
+        failures.append(str(error))
+
+
 def check_folder(folder: str | Path, what: str) -> Path:
     """See that files can be written to a folder, before hours are spent on what goes there.
 

@@ -98,6 +98,8 @@ def parse_literals(text: str, name: str) -> dict[str, Any]:
 def _value(node: ast.expr, name: str) -> Any:
     match node:
         case ast.Constant(value=value):
+            if isinstance(value, int):
+                str(value)  # a number that Python does not write would fail in every message
             return value
         case ast.Name(id=word) if word in NAMES:
             return NAMES[word]

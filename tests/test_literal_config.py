@@ -70,6 +70,7 @@ def test_more_than_data_is_refused_and_not_run(text, shown, tmp_path):
         ('x = ' + '-' * 100_000 + '1', 'nested too deeply'),
         ('x = ' + '+'.join(['1'] * 5000), 'nested too deeply'),
         ('x = ' + '9' * 5000, 'is no config: .*4300 digits'),
+        ('x = 0x' + 'f' * 5000, 'is no config: .*4300 digits'),
         ('x = {[]: 1}', "unhashable type: 'list'"),
         ('text = 1', "cannot be read as a config: KeyError: 'text is reserved"),
     ],

@@ -37,6 +37,19 @@ def run_records(folders: list[Path], resamples: int = 1000, seed: int = 0) -> li
         UserError: If a folder is no run, or is given twice.
     """
     runs = [read_run(f, name) for f, name in zip(folders, _names(folders), strict=True)]
+    try:
+        return _records_of(runs, resamples, seed)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: a config of others may hold anything
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise UserError(
+            f'the configs of {", ".join(str(run.config) for run in runs)} cannot be compared: '
+            f'{reason}'
+        ) from error
+
+
+def _records_of(runs: list[Run], resamples: int, seed: int) -> list[Record]:
     groups = group_by_recipe(runs)
     scorers: dict[Path, dict[str, Scorer]] = {}
     records = []
@@ -65,7 +78,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 def _record(name: str, run: Run, quantity: str, value: float, **columns: Any) -> Record:
     cfg_model = run.cfg.get('model') or {}
-    kinds = [type_of(cfg_model), type_of(cfg_model.get('decode_head') or {})]
+    kinds = [type_of(cfg_model), type_of(cfg_model.get('decode_head'))]
     model = next((MODELS[kind] for kind in kinds if kind in MODELS), kinds[0])
     columns = {'source': str(run.folder), **columns}
     return Record('runs', name, quantity, value, '%', 'run', model=model, **columns)
