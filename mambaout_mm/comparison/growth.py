@@ -124,6 +124,7 @@ class Series:
         start = time.perf_counter()
         call()
         seconds = time.perf_counter() - start
+        self.model.zero_grad(set_to_none=True)  # gradients are part of what a call needs
         self.probed = seconds, peak_increase(call, device)
         self.model.zero_grad(set_to_none=True)
 
