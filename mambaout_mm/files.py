@@ -27,7 +27,10 @@ def whole_file(path: Path, needs: int | None = None) -> Iterator[Path]:
     Raises:
         UserError: If the system refuses; what was at ``path`` before is still whole.
     """
-    name = os.fsencode(f'.{path.name}')[-LONGEST_NAME:]
+    # MMEngine writes some files in every process of a run at once.
+    rank = os.environ.get('RANK', '0')
+    mark = '.' if rank == '0' else f'.{rank}-'
+    name = os.fsencode(mark) + os.fsencode(path.name)[len(mark) - LONGEST_NAME :]
     unfinished = path.with_name(os.fsdecode(name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
