@@ -57,7 +57,7 @@ def _refusal(path: Path, error: OSError, needs: int | None) -> str:
         free = shutil.disk_usage(path.parent).free
         wanted = f'it needs {needs:,} bytes, ' if needs is not None else ''
         sentence += f'; {wanted}{free:,} bytes are free there'
-    return sentence + ('. What was there before is whole' if path.is_file() else '')
+    return sentence + ('. What was there before is whole' if os.path.isfile(path) else '')
 
 
 def write_bytes(path: Path, content: bytes) -> None:
