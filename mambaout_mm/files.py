@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import UserError
 
-NAME_END = 240  # characters of a name that are kept in the temporary one; 255 bytes are allowed
+LONGEST_NAME = 255  # bytes, of the usual file systems
 
 
 @contextmanager
@@ -27,7 +27,11 @@ def whole_file(path: Path, needs: int | None = None) -> Iterator[Path]:
     Raises:
         UserError: If the system refuses; what was at ``path`` before is still whole.
     """
-    unfinished = path.with_name(f'.{path.name[-NAME_END:]}')
+    # MMEngine writes some files in every process of a run at once.
+    rank = os.environ.get('RANK', '0')
+    mark = '.' if rank == '0' else f'.{rank}-'
+    name = os.fsencode(mark) + os.fsencode(path.name)[len(mark) - LONGEST_NAME :]
+    unfinished = path.with_name(os.fsdecode(name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
@@ -53,11 +57,7 @@ def _refusal(path: Path, error: OSError, needs: int | None) -> str:
         free = shutil.disk_usage(path.parent).free
         wanted = f'it needs {needs:,} bytes, ' if needs is not None else ''
         sentence += f'; {wanted}{free:,} bytes are free there'
-    try:
-        there = path.is_file()
-    except OSError:  # such a name cannot be
-        there = False
-    return sentence + ('. What was there before is whole' if there else '')
+    return sentence + ('. What was there before is whole' if os.path.isfile(path) else '')
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -69,6 +69,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8 by :func:`whole_file`."""
     write_bytes(path, text.encode())
+
+
+@contextmanager
+def noted(failures: list[str]) -> Iterator[None]:
+    """Put the message of a file that cannot be written to a list, so that others are written."""
+    try:
+        yield
+    except UserError as error:
+        failures.append(str(error))
 
 
 def check_folder(folder: str | Path, what: str) -> Path:

@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import resource
 import runpy
 import sys
 
@@ -57,3 +58,12 @@ def run_tool(monkeypatch, capfd):
         return code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def small_disk():
+    """Files end at 10 kB, as on a disk that is full then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

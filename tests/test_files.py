@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from mambaout_mm.errors import UserError
-from mambaout_mm.files import check_folder, whole_file, write_bytes, write_text
+from mambaout_mm.files import check_folder, noted, whole_file, write_bytes, write_text
 
 
 @pytest.fixture
@@ -36,16 +36,6 @@ def test_a_file_whose_making_stops_leaves_the_old_one(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize('name', ['n' * 250, 'n' * 300])
-def test_a_very_long_name(tmp_path, name):
-    if len(name) < 256:
-        write_text(tmp_path / name, 'a')
-        assert (tmp_path / name).read_text() == 'a'
-    else:
-        with pytest.raises(UserError, match='cannot be written: File name too long'):
-            write_text(tmp_path / name, 'a')
-
-
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / 'file').write_text('a')
     with pytest.raises(UserError, match=r"the work dir '.*file/x' cannot be used: '.*file' is a f"):
@@ -53,3 +43,33 @@ def test_a_folder_that_is_a_file(tmp_path):
     with pytest.raises(UserError, match="'/proc/x' cannot be used: .*; name another folder"):
         check_folder('/proc/x', 'the work dir')
     assert check_folder(tmp_path / 'new' / 'one', 'it').is_dir()
+
+
+def test_processes_of_a_run_write_the_same_file_at_once(tmp_path, monkeypatch):
+    path = tmp_path / 'scalars.json'
+    monkeypatch.setenv('RANK', '0')
+    with whole_file(path) as first:
+        monkeypatch.setenv('RANK', '1')
+        with whole_file(path) as second:
+            first.write_text('first')
+            second.write_text('second')
+        assert path.read_text() == 'second'
+    assert path.read_text() == 'first'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('name', ['a' * 255, 'é' * 127, 'caf\udce9'])
+def test_names_as_long_as_the_system_takes(name, tmp_path):
+    write_text(tmp_path / name, 'text')
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_that_cannot_be_written_is_noted_and_the_next_one_is_there(tmp_path):
+    failures = []
+    for name in ('a' * 300, 'b'):
+        with noted(failures):
+            write_text(tmp_path / name, 'text')
+    assert len(failures) == 1 and 'cannot be written: File name too long' in failures[0]
+    assert (tmp_path / 'b').read_text() == 'text'
+    with pytest.raises(UserError):
+        write_text(tmp_path / 'b' / 'c', 'text')

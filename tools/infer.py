@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument('--checkpoint', required=True, help='checkpoint of a trained model')
     parser.add_argument(
         '--config',
-        help='default: the config inside the checkpoint',
+        help='default: the config inside the checkpoint, which is read as data',
     )
     parser.add_argument('--out-dir', default='outputs', help='default: outputs')
     parser.add_argument('--device', help='default: the accelerator if there is one')

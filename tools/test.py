@@ -15,7 +15,11 @@ def main() -> None:
     parser.add_argument(
         '--tta', action='store_true', help='multi-scale and flip (segmentation): mIoU MS'
     )
-    parser.add_argument('--out', help='write all predictions to this .pkl file')
+    parser.add_argument(
+        '--out',
+        help='write all predictions to this .npz file; a .pkl file is for tools of mmdet that read '
+        'it',
+    )
     parser.add_argument('--show-dir', help='write pictures of truth and prediction to this folder')
     args = parse_run_arguments(parser)
     with exit_with_a_sentence(args.pop('debug')):

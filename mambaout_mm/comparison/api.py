@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +17,7 @@ from mmengine.logging import MMLogger
 from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_files import CONFIGS, PACKAGE
 from mambaout_mm.errors import UserError
+from mambaout_mm.files import check_folder
 from mambaout_mm.trust import trusting
 from mambaout_mm.version import __version__
 
@@ -46,6 +48,8 @@ class Comparison(NamedTuple):
         entries (list[Entry]): What was compared.
         machine (dict): Where, when and with what.
         reused (int): Results that an earlier run had left.
+        remade (list[str]): Sentences on results that it had left and that could not be read.
+        unwritten (list[str]): Sentences on what could not be written to ``out``.
     """
 
     frame: pd.DataFrame
@@ -53,6 +57,8 @@ class Comparison(NamedTuple):
     entries: list[Entry]
     machine: dict[str, Any]
     reused: int
+    remade: list[str]
+    unwritten: list[str]
 
 
 def compare(
@@ -95,10 +101,11 @@ def compare(
 
     Returns:
         pd.DataFrame: One number to a row, with the columns of :class:`.records.Record`. Numbers
-        that are missing are NaN, and ``note`` says why.
+        that are missing are NaN, and ``note`` says why. A warning says what could not be read from
+        ``out`` or written to it.
 
     Raises:
-        UserError: If an argument names nothing that exists.
+        UserError: If an argument names nothing that exists, or ``out`` cannot be written to.
 
     Example:
         >>> from mambaout_mm.comparison import compare
@@ -107,9 +114,12 @@ def compare(
         >>> sorted(frame[long & (frame['size'] == '800x1280')]['setting'].unique())
         ['stage 1', 'stage 2', 'stage 3']
     """
-    return run_comparison(
+    found = run_comparison(
         backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out, trust
-    ).frame
+    )
+    for sentence in (*found.remade, *found.unwritten):
+        warnings.warn(sentence, stacklevel=2)
+    return found.frame
 
 
 def run_comparison(
@@ -165,7 +175,7 @@ def run_comparison(
     ):
         for name in set(given) - set(known):
             raise UserError(f'{name!r} is no {what} here; there are {", ".join(known)}')
-    folder = Path(out) if out else None
+    folder = check_folder(out, '--out') if out else None
     described = machine(device) | dict(timm=version('timm'), mambaout_mm=__version__)
     left = budget - min(FOR_REPORT[0] * budget, FOR_REPORT[1])
     fields = min(FOR_FIELDS[0] * left, FOR_FIELDS[1]) if 'erf' in only else 0
@@ -200,7 +210,11 @@ def run_comparison(
     described |= dict(date=time.strftime('%Y-%m-%d'), dtype=dtype, budget_s=budget)
     if work.store.reused:
         described['taken_up'] = f'{work.store.reused} results from {work.store.oldest} on'
-    return Comparison(to_frame(records), work.maps, entries, described, work.store.reused)
+    store = work.store
+    frame = to_frame(records)
+    return Comparison(
+        frame, work.maps, entries, described, store.reused, store.remade, store.unwritten
+    )
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 import argparse
 
+LONGEST = 10_000_000  # pixels of a side
+
 
 def image_size(text: str) -> tuple[int, int]:
     """Height and width from '512', '512x512' or '800x1280'.
 
     Raises:
-        argparse.ArgumentTypeError: If it is no size, or smaller than the backbones take.
+        argparse.ArgumentTypeError: If it is no size, smaller than the backbones take, or beyond
+            what can be counted.
     """
     try:
         sides = [int(side) for side in text.split('x')]
@@ -16,4 +19,6 @@ def image_size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f'{text!r} is no size; write 512 or 800x1280') from None
     if min(height, width) < 32:
         raise argparse.ArgumentTypeError(f'{text!r} is too small; images start at 32x32')
+    if max(height, width) > LONGEST:
+        raise argparse.ArgumentTypeError(f'{text[:30]!r} is too large; images end at {LONGEST:,}')
     return height, width

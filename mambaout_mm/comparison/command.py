@@ -1,5 +1,6 @@
 """What `tools/compare.py` does: a progress display, tables on the screen, files in a folder."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
+
+from mambaout_mm.files import noted, write_text
 
 from .api import Comparison, run_comparison
 from .cost import check_costs, check_recorded
@@ -28,7 +31,7 @@ from .report.tables import (
     runs,
     sequence,
 )
-from .tables import write_csv, write_text
+from .tables import write_csv
 
 
 def run(out: Path, check: bool, **arguments: Any) -> bool:
@@ -42,7 +45,10 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
         **arguments: Of :func:`.api.run_comparison`.
 
     Returns:
-        bool: Whether something failed, or a checked cost disagrees.
+        bool: Whether something failed or could not be written, or a checked cost disagrees.
+
+    Raises:
+        UserError: If an argument names nothing that exists, or the folder cannot be written to.
     """
     console = Console()
     with Progress(
@@ -59,7 +65,7 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
 
         found = run_comparison(out=out, progress=progress, count_anew=check, **arguments)
         progress('writing tables and pictures', 0.99)
-        files = write_files(found, out)
+        files, unwritten = write_files(found, out)
     show(found, console)
     if found.reused:
         console.print(
@@ -67,8 +73,10 @@ def run(out: Path, check: bool, **arguments: Any) -> bool:
             f'{out / "results.jsonl"} to start anew',
             markup=False,
         )
+    for sentence in found.remade:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print(f'written: {", ".join(map(str, files))}', markup=False, soft_wrap=True)
-    failures = failures_of(found.frame)
+    failures = [*failures_of(found.frame), *found.unwritten, *unwritten]
     for sentence in failures:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if not check:
@@ -88,19 +96,30 @@ def failures_of(frame: pd.DataFrame) -> list[str]:
     return [f'{backbone}: {note}' for backbone, note in pairs]
 
 
-def write_files(found: Comparison, out: Path) -> list[Path]:
-    """table.csv, table.md, report.html and the pictures."""
+def write_files(found: Comparison, out: Path) -> tuple[list[Path], list[str]]:
+    """Write table.csv, table.md, report.html and the pictures.
+
+    Returns:
+        tuple[list[Path], list[str]]: The files, and a sentence for each that cannot be written.
+    """
     published = published_results()
     names = {entry.name: entry.published for entry in found.entries}
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / 'table.csv', found.frame.to_dict('records'), COLUMNS)
-    write_text(out / 'table.md', markdown_page(found))
+    rows = found.frame.to_dict('records')
     page = render(found.frame, published, found.erf, found.machine, names)
-    write_text(out / 'report.html', page)
+    written: list[Path] = []
+    failures: list[str] = []
+    for name, write in (
+        ('table.csv', lambda path: write_csv(path, rows, COLUMNS)),
+        ('table.md', lambda path: write_text(path, markdown_page(found))),
+        ('report.html', lambda path: write_text(path, page)),
+    ):
+        with noted(failures):
+            write(out / name)
+            written.append(out / name)
     place = found.machine
     where = f'{place["device"]}, {place["threads"]} threads, torch {place["torch"]}'
-    pictures = draw_pictures(found.frame, published, found.erf, out, where)
-    return [out / 'table.csv', out / 'table.md', out / 'report.html', *pictures]
+    written += draw_pictures(found.frame, published, found.erf, out, where, failures)
+    return written, failures
 
 
 def tables_of(found: Comparison) -> list[tuple[str, Table]]:
@@ -151,10 +170,11 @@ def _text(cell: Cell) -> str:
 
 def markdown_page(found: Comparison) -> str:
     """Every table of the comparison in Markdown."""
-    parts = ['# Comparison', ', '.join(f'{k}: {v}' for k, v in found.machine.items() if v != '')]
+    machine = ', '.join(f'{key}: {value}' for key, value in found.machine.items() if value != '')
+    parts = ['# Comparison', _cell(machine)]
     for title, table in tables_of(found):
         parts += [f'## {title}', markdown(table)]
-        parts += [f'[{number}] {note}' for number, note in enumerate(table.notes, start=1)]
+        parts += [f'\\[{number}\\] {_cell(note)}' for number, note in enumerate(table.notes, 1)]
     own = runs(Rows(found.frame))
     if own:
         lines = ['| run | model | metric | of | value | note |', '|---|---|---|---|---|---|']
@@ -192,4 +212,7 @@ def markdown(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace('|', '\\|').replace('\n', '<br>')
+    """A text as Markdown shows it in a cell, without being taken for a table, HTML or a link."""
+    for mark in '\\`|[]':
+        text = text.replace(mark, f'\\{mark}')
+    return '<br>'.join(html.escape(text, quote=False).splitlines())

@@ -32,6 +32,8 @@ TIME_LIMIT = 'not measured: the time budget would have been passed'
 # A network in float32 against its own operators' definitions in float64: some 1e-6 is rounding.
 PARITY = 1e-4
 FIT_POINTS = 3
+PROBE = (224, 224)  # tells what a first size above LARGE will need
+LARGE = 896 * 896  # pixels
 
 
 class Fit(NamedTuple):
@@ -86,6 +88,7 @@ class Series:
         self.tokens: list[int] = []
         self.seconds: list[float] = []
         self.peaks: list[float] = []
+        self.probed = (0.0, 0.0)  # seconds and bytes at PROBE
         self.ended = ended
 
     def restore(self, records: list[Record]) -> None:
@@ -113,6 +116,25 @@ class Series:
             torch.autograd.backward(outs, [torch.ones_like(x) for x in outs])
 
         return infer if what == 'forward' else train
+
+    def probe(self, what: str, dtype: str, device: str) -> None:
+        """Run at a small size, so that a large one that cannot be had is not tried."""
+        call = self.call(torch.randn(1, 3, *PROBE).to(device), what, dtype)
+        call()
+        start = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - start
+        self.model.zero_grad(set_to_none=True)  # gradients are part of what a call needs
+        self.probed = seconds, peak_increase(call, device)
+        self.model.zero_grad(set_to_none=True)
+
+    def seconds_at(self, tokens: float) -> float:
+        """What a size is expected to take."""
+        return self.expected(self.seconds, tokens) or self.probed[0] * tokens / tokens_at(*PROBE)
+
+    def bytes_at(self, tokens: float) -> float:
+        """What a size is expected to take of the memory, beside weights and image."""
+        return self.expected(self.peaks, tokens) or self.probed[1] * tokens / tokens_at(*PROBE)
 
     def expected(self, values: list[float], tokens: float) -> float:
         """What a larger size will take, from the growth between the last two; 0 if not known."""
@@ -215,10 +237,20 @@ def growth_records(
     """
     height, width = size
     tokens = tokens_at(height, width)
-    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     calls, memory = {}, {}
     deadline = time.perf_counter() + seconds_left
-    for one in _within_limits(series, tokens, device, seconds_left):
+    if height * width > LARGE:
+        _probe_first(series, what, dtype, device)
+    going = _within_limits(series, size, device, seconds_left)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        if going:
+            image = torch.randn(1, 3, *size, generator=generator).to(device)
+    except Exception as error:  # of any kind, as below
+        for one in going:
+            one.ended = reason_of(error)
+        going = []
+    for one in going:
         try:
             call = one.call(image, what, dtype)
             before = time.perf_counter()
@@ -311,25 +343,36 @@ def _take_turns(
             by_name[running].model.zero_grad(set_to_none=True)
 
 
+def _probe_first(series: list[Series], what: str, dtype: str, device: str) -> None:
+    for one in series:
+        if not one.ended and not one.tokens and one.probed == (0.0, 0.0):
+            try:
+                one.probe(what, dtype, device)
+            except Exception as error:  # of any kind: one that fails is a row, not an end
+                one.ended = reason_of(error)
+
+
 def _within_limits(
-    series: list[Series], tokens: int, device: str, seconds_left: float
+    series: list[Series], size: tuple[int, int], device: str, seconds_left: float
 ) -> list[Series]:
     """The series that can be expected to fit into memory and time; the others end."""
     free = memory_free(device)
+    tokens = tokens_at(*size)
+    image = 4 * 3 * size[0] * size[1]
     for one in series:
-        needed = one.expected(one.peaks, tokens)
+        needed = one.bytes_at(tokens) + image
         if not one.ended and free and needed > 0.8 * free:
             one.ended = (
                 f'out of memory: about {needed / 1e9:.0f} GB are needed, {free / 1e9:.0f} GB free'
             )
     going = [one for one in series if not one.ended]
     # A call to start with, one for its memory, and three rounds at least.
-    needed = sum(5 * one.expected(one.seconds, tokens) for one in going)
+    needed = sum(5 * one.seconds_at(tokens) for one in going)
     while going and needed > seconds_left:
-        slowest = max(going, key=lambda one: one.expected(one.seconds, tokens))
+        slowest = max(going, key=lambda one: one.seconds_at(tokens))
         slowest.ended = TIME_LIMIT
         going.remove(slowest)
-        needed = sum(5 * one.expected(one.seconds, tokens) for one in going)
+        needed = sum(5 * one.seconds_at(tokens) for one in going)
     return going
 
 

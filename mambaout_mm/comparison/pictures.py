@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from mambaout_mm.files import noted, whole_file
+
 from .erf import ErfMap
 from .growth import tokens_at
 from .published import gaps
@@ -50,7 +52,12 @@ ERF_FLOOR = 1e-4  # of the largest contribution; below it everything is black
 
 
 def draw_pictures(
-    frame: pd.DataFrame, published: pd.DataFrame, maps: list[ErfMap], folder: Path, where: str
+    frame: pd.DataFrame,
+    published: pd.DataFrame,
+    maps: list[ErfMap],
+    folder: Path,
+    where: str,
+    failures: list[str],
 ) -> list[Path]:
     """Draw what the frame has numbers for.
 
@@ -60,6 +67,7 @@ def draw_pictures(
         maps (list[ErfMap]): Effective receptive fields.
         folder (Path): For growth.png, sequence.png, erf.png, published.png and gap.png.
         where (str): Machine and versions, for the pictures of measurements.
+        failures (list[str]): Gets a sentence for each picture that cannot be written.
 
     Returns:
         list[Path]: The files.
@@ -72,13 +80,12 @@ def draw_pictures(
         if figure is None:
             return
         path = folder / f'{name}.png'
-        unfinished = path.with_name(f'.{path.name}')
-        figure.savefig(unfinished, dpi=110, format='png')
+        with noted(failures):
+            with whole_file(path) as unfinished:
+                figure.savefig(unfinished, dpi=110, format='png')
+            drawn.append(path)
         plt.close(figure)
-        unfinished.replace(path)
-        drawn.append(path)
 
-    folder.mkdir(parents=True, exist_ok=True)
     if 'growth' in sections:
         save('growth', lambda: draw_growth(frame, where))
     if 'sequence' in sections:

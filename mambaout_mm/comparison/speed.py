@@ -19,8 +19,19 @@ from mambaout_mm.config_files import find_config
 from mambaout_mm.errors import UserError
 
 from .complexity import build_model, count_macs
+from .growth import PROBE, reason_of
 from .synthetic import detection_samples, segmentation_samples
-from .timing import bytes_kept, copy_rate, machine, peak_bytes, product_rate, spread_of, take_turns
+from .timing import (
+    bytes_kept,
+    copy_rate,
+    machine,
+    memory_free,
+    peak_bytes,
+    peak_increase,
+    product_rate,
+    spread_of,
+    take_turns,
+)
 
 # 'ours' is how this project runs by default.
 FORMS = (
@@ -39,6 +50,7 @@ WHOLE_MODELS = {
     'maskrcnn': ('detection', detection_samples),
     'upernet': ('segmentation', segmentation_samples),
 }
+LARGE = 4_000_000  # pixels of a batch, above which memory is looked at first
 CONFIG_NAMES = {'tiny': 't', 'small': 's', 'base': 'b'}
 
 
@@ -105,12 +117,17 @@ def benchmark(
     macs = {}
     for case in cases:
         size = case.height, case.width
-        if case.model == 'backbone' and size not in macs:
-            macs[size] = count_macs(backbones(arch)['ours'].eval(), torch.zeros(1, 3, *size))
+        lacking = lacking_memory(arch, case, device)
+        if lacking:
+            rows = [named(arch, case, form) | dict(status=lacking) for form in forms]
+        else:
+            rows = time_case(arch, case, forms, rounds, limit_s, device)
         floor = None
-        if case.model == 'backbone':
+        if case.model == 'backbone' and not all('status' in row for row in rows):
+            if size not in macs:
+                macs[size] = count_macs(backbones(arch)['ours'].eval(), torch.zeros(1, 3, *size))
             floor = floor_seconds(arch, case, macs[size], rates)
-        for row in time_case(arch, case, forms, rounds, limit_s, device):
+        for row in rows:
             if floor and 'median_ms' in row:
                 row |= dict(
                     macs_g=round(case.batch * macs[size] / 1e9, 2),
@@ -144,19 +161,49 @@ COLUMNS = (
 )
 
 
-def time_case(
-    arch: str, case: Case, forms: list[str], rounds: int, limit_s: float, device: str
-) -> list[dict[str, Any]]:
-    """Rows of one case, one for each form."""
-    named = dict(
+def named(arch: str, case: Case, form: str) -> dict[str, Any]:
+    """What a row is of."""
+    return dict(
         arch=arch,
         model=case.model,
         what=case.what,
         size=f'{case.height}x{case.width}',
         batch=case.batch,
         dtype=case.dtype,
+        form=form,
     )
-    rows = {form: named | dict(form=form) for form in forms}
+
+
+def lacking_memory(arch: str, case: Case, device: str) -> str:
+    """Why a large case is not tried, or ''.
+
+    Linux grants memory that it does not have, and ends the process once that is used. So the memory
+    of a small image is measured, and grows with the pixels.
+    """
+    pixels, free = case.batch * case.height * case.width, memory_free(device)
+    if pixels <= LARGE or not free:
+        return ''
+    needed = 4 * 3 * pixels
+    if needed < free:
+        small = case._replace(height=PROBE[0], width=PROBE[1], batch=1)
+        try:
+            run = prepare(arch, small, 'timm', device).run
+        except NotApplicable:
+            return ''  # which every form says of itself
+        needed += peak_increase(run, device) * pixels / (PROBE[0] * PROBE[1])
+    if needed <= 0.8 * free:
+        return ''
+    return (
+        f'not measured: out of memory: about {needed / 1e9:.0f} GB are needed, {free / 1e9:.0f} GB '
+        'free'
+    )
+
+
+def time_case(
+    arch: str, case: Case, forms: list[str], rounds: int, limit_s: float, device: str
+) -> list[dict[str, Any]]:
+    """Rows of one case, one for each form."""
+    rows = {form: named(arch, case, form) for form in forms}
     ready, exact = {}, None
     for form in forms:
         try:
@@ -174,6 +221,10 @@ def time_case(
             rows[form]['status'] = f'not measured: {type(error).__name__}'
         except NotApplicable as error:
             rows[form]['status'] = f'not measured: {error}'
+        except (RuntimeError, MemoryError) as error:
+            if reason_of(error) != 'out of memory':  # as torch says it on a CPU
+                raise
+            rows[form]['status'] = 'not measured: out of memory'
     times = take_turns(
         {form: candidate.run for form, candidate in ready.items()}, rounds, device, 2, limit_s
     )

@@ -11,6 +11,9 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import track
 
+from mambaout_mm.errors import UserError
+from mambaout_mm.files import check_folder, noted, whole_file
+
 from .speed import COLUMNS, Case, benchmark
 from .tables import write_csv
 
@@ -41,19 +44,29 @@ def run(
     Args:
         arch, cases, forms, rounds, limit_s, device: See :func:`.speed.benchmark`.
         out (Path): Folder for speed.csv and speed.png.
+
+    Raises:
+        UserError: If the folder cannot be written to; if a file cannot, after all is timed.
     """
+    check_folder(out, '--out')
     # Initialising a detector logs three lines for every parameter.
     MMLogger.get_instance('speed', log_level='WARNING')
     console = Console()
     rows: list[dict[str, Any]] = []
+    failures: list[str] = []
     results = benchmark(arch, cases, forms, rounds, limit_s, device)
     total = len(cases) * len(forms)
     for row in track(results, 'Timing', total=total, console=console, transient=True):
         rows.append(row)
         console.print(line(row), highlight=False, soft_wrap=True)
         if len(rows) % len(forms) == 0:
-            write_csv(out / 'speed.csv', rows)
-    draw(rows, out / 'speed.png')
+            failures.clear()  # only what is not there at the end has failed
+            with noted(failures):
+                write_csv(out / 'speed.csv', rows)
+    with noted(failures):
+        draw(rows, out / 'speed.png')
+    if failures:
+        raise UserError('; '.join(failures))
     console.print(f'{out / "speed.csv"} has all {len(COLUMNS)} columns, {out / "speed.png"} a plot')
 
 
@@ -112,9 +125,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         f'torch {first["torch"]}, timm {first["timm"]}; bands: 10th to 90th percentile',
         fontsize='small',
     )
-    unfinished = path.with_name(f'.{path.name}')
-    figure.savefig(unfinished, dpi=120, format='png')
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format='png')
     plt.close(figure)
 
 

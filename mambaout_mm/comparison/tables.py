@@ -1,17 +1,12 @@
 """Tables on disk that are whole at any moment."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text; what was there is replaced as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}')
-    unfinished.write_text(text, encoding='utf-8')
-    unfinished.replace(path)
+from mambaout_mm.files import write_text
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]], columns: Sequence[str] = ()) -> None:
@@ -21,11 +16,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]], columns: Sequence[str] = (
         path (Path): The file.
         rows (list[dict[str, Any]]): All with the same keys.
         columns (Sequence[str]): The header. Defaults to the keys of the first row.
+
+    Raises:
+        UserError: If it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}')
-    with unfinished.open('w', newline='') as file:
-        writer = csv.DictWriter(file, columns or rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(path)
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, columns or rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import io
 import math
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+
+from mambaout_mm.files import noted, write_bytes
 
 from .catalogue import CONTROL, Entry, build_backbone
 from .cost import cost_records, count_costs, known_costs
@@ -115,7 +118,7 @@ class Work:
             self._save_maps(entry, maps)
             return list(erf_records(entry, maps))
 
-        records = self._by_backbone(
+        return self._by_backbone(
             'receptive field',
             self.with_control,
             measure,
@@ -124,11 +127,6 @@ class Work:
             images=ERF_IMAGES,
             place=self.place,
         )
-        have = {erf.backbone for erf in self.maps}
-        for entry in self.with_control:
-            if entry.name not in have and self._maps_of(entry).exists():
-                self.maps += self._load_maps(entry)
-        return records
 
     def _by_backbone(
         self,
@@ -149,8 +147,9 @@ class Work:
                 weights=self._weights_of(entry) if section == 'receptive field' else None,
                 **depends_on,
             )
-            known = self.store.get(**key)
-            if known is None or (section == 'receptive field' and not self._has_maps(entry)):
+            there = section != 'receptive field' or self._take_up_maps(entry)
+            known = self.store.get(**key) if there else None
+            if known is None:
                 start = time.perf_counter()
                 if start + self._longest.get(section, 0.0) > deadline:
                     records.append(missing(section, entry, LATE[origin_of(section)]))
@@ -243,38 +242,46 @@ class Work:
         digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
         return (self.folder or Path()) / 'erf' / f'{name}-{digest}.npz'
 
-    def _has_maps(self, entry: Entry) -> bool:
-        return self._maps_of(entry).exists()
-
     def _save_maps(self, entry: Entry, maps: list[ErfMap]) -> None:
-        self.maps += maps
+        self.maps = [erf for erf in self.maps if erf.backbone != entry.name] + maps
         if self.folder is None:
             return
-        path = self._maps_of(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f'.{path.name}')
-        with unfinished.open('wb') as file:
-            np.savez_compressed(
-                file,
-                stages=[erf.stage for erf in maps],
-                weights=maps[0].weights,
-                size=maps[0].size,
-                **{f'stage{erf.stage}': erf.values.astype(np.float16) for erf in maps},
-            )
-        unfinished.replace(path)
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            stages=[erf.stage for erf in maps],
+            weights=maps[0].weights,
+            size=maps[0].size,
+            **{f'stage{erf.stage}': erf.values.astype(np.float16) for erf in maps},
+        )
+        with noted(self.store.unwritten):
+            write_bytes(self._maps_of(entry), content.getvalue())
 
-    def _load_maps(self, entry: Entry) -> list[ErfMap]:
-        with np.load(self._maps_of(entry)) as data:
-            return [
-                ErfMap(
-                    entry.name,
-                    stage,
-                    str(data['size']),
-                    str(data['weights']),
-                    data[f'stage{stage}'].astype(np.float32),
-                )
+    def _take_up_maps(self, entry: Entry) -> bool:
+        """Whether the maps of a backbone are on disk, and whole; then they are taken up."""
+        path = self._maps_of(entry)
+        if self.folder is None or not path.exists():
+            return False
+        try:
+            maps = self._load_maps(entry, path)
+        except Exception as error:  # of any kind: so many are raised for zip files that are damaged
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.store.remade.append(f'{path} cannot be read and is made anew: {reason}')
+            return False
+        self.maps += maps
+        return True
+
+    def _load_maps(self, entry: Entry, path: Path) -> list[ErfMap]:
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as data:
+            size, weights = str(data['size']), str(data['weights'])
+            maps = [
+                ErfMap(entry.name, stage, size, weights, data[f'stage{stage}'].astype(np.float32))
                 for stage in map(int, data['stages'])
             ]
+        for erf in maps:
+            if erf.values.shape != (ERF_SIDE, ERF_SIDE) or not np.isfinite(erf.values).all():
+                raise ValueError(f'it has no map of stage {erf.stage}')
+        return maps
 
 
 def origin_of(section: str) -> str:

@@ -1,6 +1,7 @@
 """What a demo run says first, and how it ends: the scores, a picture, and the next command."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
+
+from mambaout_mm.files import write_bytes
 
 PICTURES = 4
 SCORE_THRESHOLD = 0.5
@@ -73,19 +76,21 @@ def draw_picture(runner: Runner, path: Path) -> Path:
     """Draw truth beside prediction for the first held-out images, two such pairs to a row."""
     runner.model.eval()
     dataset = runner.val_dataloader.dataset
-    partial = path.with_suffix('.partial.png')
     pairs = []
-    for i in range(min(PICTURES, len(dataset))):
-        batch = runner.val_dataloader.collate_fn([dataset[i]])
-        with torch.no_grad():
-            sample = runner.model.val_step(batch)[0]
-        image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
-        options = dict(draw_gt=True, draw_pred=True, out_file=str(partial))
-        if runner.cfg.default_scope == 'mmdet':
-            options['pred_score_thr'] = SCORE_THRESHOLD
-        runner.visualizer.add_datasample('demo', image, sample.cpu(), **options)
-        pairs.append(cv2.imread(str(partial)))
+    with TemporaryDirectory() as folder:
+        drawn = Path(folder) / 'pair.png'
+        for i in range(min(PICTURES, len(dataset))):
+            batch = runner.val_dataloader.collate_fn([dataset[i]])
+            with torch.no_grad():
+                sample = runner.model.val_step(batch)[0]
+            image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
+            options = dict(draw_gt=True, draw_pred=True, out_file=str(drawn))
+            if runner.cfg.default_scope == 'mmdet':
+                options['pred_score_thr'] = SCORE_THRESHOLD
+            runner.visualizer.add_datasample('demo', image, sample.cpu(), **options)
+            pairs.append(cv2.imread(str(drawn)))
     columns = min(2, len(pairs))
     rows = [pairs[k : k + columns] for k in range(0, len(pairs) - columns + 1, columns)]
-    cv2.imwrite(str(partial), np.concatenate([np.concatenate(row, axis=1) for row in rows]))
-    return partial.replace(path)
+    picture = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    write_bytes(path, cv2.imencode('.png', picture)[1].tobytes())
+    return path

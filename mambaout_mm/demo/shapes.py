@@ -15,6 +15,9 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
+from mambaout_mm.errors import UserError
+from mambaout_mm.files import write_text
+
 CLASSES = ('circle', 'square', 'triangle')
 PALETTE = [(220, 20, 60), (0, 130, 220), (250, 170, 30)]
 SEG_CLASSES = ('background', *CLASSES)
@@ -37,21 +40,30 @@ def write_shapes(folder: Path, size: int) -> Path:
 
     Returns:
         Path: The data set's folder. It appears only when it is complete.
+
+    Raises:
+        UserError: If it cannot be written.
     """
     root = folder / f'shapes{VERSION}_{size}'
     if root.exists():
         return root
-    folder.mkdir(parents=True, exist_ok=True)
-    # Several processes may come here at once; each draws its own, and the first one's stays.
-    with TemporaryDirectory(dir=folder, prefix='.unfinished-') as unfinished:
-        drawn = Path(unfinished) / root.name
-        for split, count in SPLITS.items():
-            _write_split(drawn, split, count, size)
-        try:
-            drawn.rename(root)
-        except OSError:
-            if not root.exists():
-                raise
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Several processes may come here at once; each draws its own, and the first one's stays.
+        with TemporaryDirectory(dir=folder, prefix='.unfinished-') as unfinished:
+            drawn = Path(unfinished) / root.name
+            for split, count in SPLITS.items():
+                _write_split(drawn, split, count, size)
+            try:
+                drawn.rename(root)
+            except OSError:
+                if not root.exists():
+                    raise
+    except OSError as error:
+        raise UserError(
+            f'the embedded data set cannot be drawn to {str(root)!r}: {error.strerror or error}; '
+            'make room there, or run the command in another folder'
+        ) from error
     return root
 
 
@@ -65,16 +77,21 @@ def _write_split(root: Path, split: str, count: int, size: int) -> None:
         rng = np.random.default_rng([list(SPLITS).index(split), i])
         image, masks, labels = draw(rng, size)
         name = f'{i:04d}.png'
-        cv2.imwrite(str(root / 'images' / split / name), image)
+        _write_png(root / 'images' / split / name, image)
         label_map = np.zeros((size, size), np.uint8)
         for mask, label in zip(masks, labels, strict=True):
             label_map[mask] = label + 1
             annotations.append(_annotation(len(annotations) + 1, i, mask, label))
-        cv2.imwrite(str(root / 'labels' / split / name), label_map)
+        _write_png(root / 'labels' / split / name, label_map)
         images.append(dict(id=i, file_name=name, height=size, width=size))
     categories = [dict(id=k + 1, name=name) for k, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
-    (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+    write_text(root / 'annotations' / f'instances_{split}.json', json.dumps(content))
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    # Not by cv2.imwrite, which says nothing of a full disk.
+    path.write_bytes(cv2.imencode('.png', image)[1].tobytes())
 
 
 def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[np.ndarray], list[int]]:

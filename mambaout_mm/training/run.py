@@ -36,7 +36,7 @@ from .loading import NamingRunner, without_traceback
 from .lock import RANKS, locked
 from .options import REGISTRIES, merge_options, names_in
 from .parts import check_parts
-from .predictions import DumpSegResults
+from .predictions import DumpDetections, DumpSegResults
 from .seeding import SeedIterationsHook, seed_by_place
 from .values import check_values
 
@@ -160,7 +160,9 @@ def test(
         work_dir (str, optional): Where logs go. Defaults as in :func:`train`.
         tta (bool): Multi-scale and flipped test-time augmentation (segmentation). Defaults to
             False.
-        out (str, optional): A ``.pkl`` file for all predictions. Defaults to None.
+        out (str, optional): A file for all predictions: ``.npz``
+            (:mod:`mambaout_mm.training.prediction_files`), or ``.pkl``, which mmdet's analysis
+            tools read. Defaults to None.
         show_dir (str, optional): A folder for pictures of truth and prediction side by side
             (segmentation: in its ``vis_data/vis_image``). Defaults to None.
         cfg_options (dict, optional): Dotted keys and their values, merged last. Defaults to None.
@@ -178,8 +180,8 @@ def test(
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     check_values(cfg, 'testing')
     check_parts(cfg)
-    if out and not out.endswith('.pkl'):
-        raise UserError(f'--out {out!r} must end in .pkl')
+    if out and not out.endswith(('.npz', '.pkl')):
+        raise UserError(f'--out {out!r} must end in .npz or .pkl')
     check_folder(cfg.work_dir, 'the work dir')
     if out:
         check_folder(Path(out).parent, 'the folder of --out')
@@ -214,7 +216,9 @@ def test(
         runner.load_checkpoint(checkpoint)
         if out:
             # In place of MMEngine's DumpResults: masks as run lengths, label maps without logits.
-            kind = 'DumpDetResults' if detection else DumpSegResults
+            kind: Any = DumpDetections if out.endswith('.npz') else 'DumpDetResults'
+            if not detection:
+                kind = DumpSegResults
             dump = METRICS.build(dict(type=kind, out_file_path=out))
             evaluator = runner.test_loop.evaluator
             dump.dataset_meta = evaluator.dataset_meta  # set on the metrics there before

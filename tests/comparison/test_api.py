@@ -4,6 +4,7 @@ import logging
 import time
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -268,6 +269,7 @@ def test_the_check_fails_where_costs_are_not_the_published_ones(run_tool, tmp_pa
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
+        (['--sizes', '1' + 40 * '0'], 'is too large; images end at 10,000,000'),
         (['--sizes', '16'], "'16' is too small; images start at 32x32"),
         (['--budget', '0'], '--budget 0 must be above 0 seconds'),
         (['--only', 'growth', '--check'], '--check compares costs: add cost to --only'),
@@ -282,3 +284,88 @@ def test_bad_arguments_are_refused_in_a_sentence(arguments, message, run_tool, t
     code, _, err = run_tool('compare.py', '--out', tmp_path, *arguments)
     assert code != 0
     assert message in err
+
+
+def test_a_full_disk_ends_no_measurement_and_is_told_at_the_end(run_tool, tmp_path, small_disk):
+    code, out, err = run_tool(
+        'compare.py', '--out', tmp_path, '--device', 'cpu', '--backbones', *NAMES,
+        '--only', 'sequence,growth', '--sizes', '32', '64',
+    )  # fmt: skip
+    assert code == 1, err
+    for name in ('report.html', 'growth.png', 'sequence.png'):
+        assert f"{name}' cannot be written: " in out
+    assert f'written: {tmp_path}/table.md' in out
+    assert 'results cannot be added to' in out
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {'table.md', 'results.jsonl'}, 'table.csv is larger than the disk'
+    again = run_tool('compare.py', '--out', tmp_path, '--only', 'sequence', '--backbones', *NAMES)
+    assert 'cannot be read' not in again[1]
+
+
+@pytest.mark.parametrize('file', ['table.csv', 'growth.png'])
+def test_one_file_that_cannot_be_written_does_not_stop_the_others(file, run_tool, tmp_path):
+    (tmp_path / file).mkdir()
+    code, out, _ = run_tool(
+        'compare.py', '--out', tmp_path, '--device', 'cpu', '--backbones', NAMES[0],
+        '--only', 'growth', '--sizes', '32',
+    )  # fmt: skip
+    assert code == 1
+    assert f"{file}' cannot be written: Is a directory" in out
+    for name in {'table.csv', 'table.md', 'report.html', 'growth.png'} - {file}:
+        assert (tmp_path / name).is_file()
+
+
+def test_a_folder_that_cannot_be_used_is_told_before_anything_is_measured(run_tool, tmp_path):
+    (tmp_path / 'file').write_text('')
+    for out in (tmp_path / 'file', tmp_path / 'file' / 'below'):
+        code, shown, err = run_tool('compare.py', '--out', out)
+        assert (code, shown.strip()) == (1, '')
+        assert f"--out '{out}' cannot be used: '{tmp_path / 'file'}' is a file" in err
+
+
+@pytest.mark.parametrize('how', ['cut', 'damaged', 'other', 'empty', 'pickled', 'infinite'])
+def test_maps_that_were_damaged_are_made_anew(how, tmp_path, monkeypatch):
+    values = np.random.default_rng(0).random((64, 64), np.float32)
+
+    def erf_maps(entry, *rest):
+        return [erf.ErfMap(entry.name, stage, '64x64', 'random', values) for stage in (1, 2)]
+
+    monkeypatch.setattr(work, 'erf_maps', erf_maps)
+    arguments = dict(device='cpu', out=tmp_path, only=['erf'])
+    expected = api.run_comparison(NAMES[:1], **arguments)
+    (path,) = (tmp_path / 'erf').glob('MambaOut-Femto-*.npz')
+    whole = path.read_bytes()
+    with np.load(path) as file:
+        content = dict(file)
+    if how == 'cut':
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == 'damaged':
+        path.write_bytes(whole[:900] + b'damaged' + whole[907:])
+    elif how == 'empty':
+        path.write_bytes(b'')
+    else:
+        wrong = {'other': np.zeros((3, 3)), 'infinite': np.full((64, 64), np.inf)}
+        wrong = wrong.get(how, np.array([dict()]))
+        np.savez(path, **content | dict(stage1=wrong))
+    with pytest.warns(UserWarning, match=f'{path} cannot be read and is made anew'):
+        frame = compare(NAMES[:1], **arguments)
+    pd.testing.assert_frame_equal(frame, expected.frame)
+    with np.load(path) as file:
+        assert all(np.array_equal(file[name], array) for name, array in content.items())
+    again = api.run_comparison(NAMES[:1], **arguments)
+    assert (again.reused, again.remade, len(again.erf)) == (2, [], 4)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'train'), [(['100000x100000'], ()), (['32', '9999999x9999999'], ('--train',))]
+)
+def test_a_size_that_no_memory_holds_is_a_row(sizes, train, run_tool, tmp_path):
+    code, out, err = run_tool(
+        'compare.py', '--out', tmp_path, '--device', 'cpu', '--backbones', NAMES[0],
+        '--only', 'growth', '--sizes', *sizes, *train,
+    )  # fmt: skip
+    assert code == 0, out + err
+    frame = pd.read_csv(tmp_path / 'table.csv')
+    rows = frame[frame['size'] == sizes[-1]]
+    assert len(rows) and rows['value'].isna().all()
+    assert rows['note'].str.startswith('out of memory: about ').all()

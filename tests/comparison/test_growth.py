@@ -161,6 +161,23 @@ def test_a_series_ends_before_memory_does(monkeypatch):
     assert found['a', 'time'].note == 'out of memory: about 32 GB are needed, 10 GB free'
 
 
+def test_a_large_first_size_is_not_tried_where_a_small_one_shows_that_it_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(growth, 'memory_free', lambda device: 1e9)
+    both = series(small=Net(), bad=Net(100))
+    found = measure(both, 4096)
+    assert found['small', 'time'].note.startswith('out of memory: about ')
+    assert found['bad', 'time'].note == 'out of memory'  # at the small one already
+    monkeypatch.setattr(growth, 'memory_free', lambda device: None)
+    assert measure(series(a=Net()), 4096, seconds_left=1e-4)['a', 'time'].note == TIME_LIMIT
+
+
+def test_an_image_that_cannot_be_allocated_ends_the_series(monkeypatch):
+    monkeypatch.setattr(growth, 'memory_free', lambda device: None)
+    for side, reason in ((10_000_000, 'out of memory'), (1 << 40, 'failed: RuntimeError: Storage')):
+        found = measure(series(a=Net()), side, seconds_left=math.inf)
+        assert found['a', 'time'].note.startswith(reason)
+
+
 def test_what_was_measured_is_taken_up_again():
     first, second = series(a=Net()), series(a=Net())
     records = list(measure(first, 64).values())

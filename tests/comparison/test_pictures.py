@@ -98,9 +98,9 @@ def test_every_published_mixer_has_its_mark():
 
 def test_only_what_is_there_is_drawn(tmp_path):
     frame = to_frame([growth_record('a', '64x64', math.nan)])
-    assert pictures.draw_pictures(frame, published_results(), [], tmp_path, '') == []
+    assert pictures.draw_pictures(frame, published_results(), [], tmp_path, '', []) == []
     frame = to_frame(published_records(published_results(), {}))
-    drawn = pictures.draw_pictures(frame, published_results(), [], tmp_path, '')
+    drawn = pictures.draw_pictures(frame, published_results(), [], tmp_path, '', [])
     assert [path.name for path in drawn] == ['published.png', 'gap.png']
     assert {path.name for path in tmp_path.iterdir()} == {'published.png', 'gap.png'}
 

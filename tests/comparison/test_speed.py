@@ -98,3 +98,43 @@ def test_a_whole_detector_takes_an_iteration_over_both(tmp_path):
     )  # fmt: skip
     assert [row['form'] for row in rows] == ['ours', 'timm']
     assert all(float(row['parity']) < 1e-3 for row in rows)
+
+
+def test_a_case_that_no_memory_holds_is_a_row(tmp_path, monkeypatch):
+    arguments = ['--arch', 'femto', '--rounds', '3', '--device', 'cpu', '--dtypes', 'fp32']
+    arguments += ['--what', 'inference', '--forms', 'ours', 'timm', '--out', str(tmp_path)]
+    tool.main([*arguments, '--sizes', '100000x100000', '32'])
+    with (tmp_path / 'speed.csv').open() as file:
+        *large, ours, timms = csv.DictReader(file)
+    assert [row['form'] for row in large] == ['ours', 'timm']
+    for row in large:
+        assert row['status'].startswith('not measured: out of memory: about ')
+    assert ours['median_ms'] and timms['median_ms']
+
+
+def test_what_torch_says_on_a_cpu_is_a_row(monkeypatch):
+    def lacking(*arguments):
+        torch.empty(1 << 50)
+
+    monkeypatch.setattr(speed, 'prepare', lacking)
+    case = speed.Case('backbone', 'inference', 32, 32, 1, 'fp32')
+    (row,) = speed.time_case('femto', case, ['ours'], 3, 1.0, 'cpu')
+    assert row['status'] == 'not measured: out of memory'
+
+
+def test_files_that_cannot_be_written_are_told_when_all_is_timed(tmp_path, capsys):
+    for name in ('speed.csv', 'speed.png'):
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, '--what', 'inference', '--dtypes', 'fp32', '--forms', 'timm')
+    for name in ('speed.csv', 'speed.png'):
+        assert f"{name}' cannot be written: Is a directory" in end.value.code
+    assert ' ms' in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_used_is_told_first(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit) as end:
+        tool.main([*SMALL, '--out', str(tmp_path / 'file')])
+    assert 'is a file; name another folder' in end.value.code
+    assert capsys.readouterr().out == ''

@@ -14,6 +14,7 @@ from support import CONFIGS, TWO_ITERATIONS
 
 from mambaout_mm.demo import apply_demo, report, shapes
 from mambaout_mm.demo.settings import SIZE
+from mambaout_mm.errors import UserError
 
 
 def annotations_in(root, split):
@@ -125,3 +126,12 @@ def test_configs_train_and_evaluate(path, workspace, run_tool, monkeypatch):
     assert parameters_without_gradient(runners[0]) == []
     losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.naif]+)', log)]
     assert len(losses) == 2 and all(np.isfinite(losses))
+
+
+def test_a_data_set_that_cannot_be_written_is_told(tmp_path, small_disk):
+    with pytest.raises(UserError, match=r"embedded data set cannot be drawn to '.*shapes1_192'"):
+        shapes.write_shapes(tmp_path, 192)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='cannot be drawn to'):
+        shapes.write_shapes(tmp_path / 'file', 192)

@@ -22,6 +22,7 @@ from support import ROOT, TWO_ITERATIONS
 
 from mambaout_mm import MambaOut
 from mambaout_mm.demo import apply_demo
+from mambaout_mm.training.prediction_files import read_predictions
 
 FEMTO = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
 UPERNET = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
@@ -148,12 +149,12 @@ def test_no_image_left(run_tool, workspace, demo_data):
 def test_evaluates_a_checkpoint(task, trained, run_tool, workspace):
     run = trained[task]
     args = [config_of(run), run / 'iter_2.pth', '--work-dir', workspace / 'test']
-    args += ['--out', workspace / 'predictions.pkl', '--show-dir', 'pictures']
+    args += ['--out', workspace / 'predictions.npz', '--show-dir', 'pictures']
     args += ['--cfg-options', 'test_dataloader.dataset.indices=2']
     code, out, err = run_tool('test.py', *args)
     assert code == 0, err
     assert ('coco/bbox_mAP' if task == 'detection' else 'mIoU') in out + err
-    assert (workspace / 'predictions.pkl').stat().st_size > 100
+    assert read_predictions(workspace / 'predictions.npz')
     assert len(list(Path('pictures').rglob('*.png'))) == 2
 
 
@@ -176,7 +177,10 @@ def test_test_refuses_what_does_not_fit(run_tool, trained, workspace):
     result = run_tool('test.py', config_of(run), checkpoint, '--tta')
     failed_cleanly(result, '--tta needs tta_model')
     result = run_tool('test.py', config_of(run), checkpoint, '--out', 'predictions.json')
-    failed_cleanly(result, 'must end in .pkl')
+    failed_cleanly(result, 'must end in .npz or .pkl')
+    Path('file').touch()
+    result = run_tool('test.py', config_of(run), checkpoint, '--out', 'file/predictions.npz')
+    failed_cleanly(result, "the folder of --out 'file' cannot be used")
     options = ['model.backbone.arch=kobe']
     result = run_tool('test.py', config_of(run), checkpoint, '--cfg-options', *options)
     failed_cleanly(result, 'belongs to another model than this config')

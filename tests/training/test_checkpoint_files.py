@@ -1,7 +1,5 @@
 """Checkpoints that are whole at any moment, and which one a training goes on from."""
 
-import resource
-
 import pytest
 import torch
 from mmengine.fileio import dump, get_file_backend, load
@@ -17,15 +15,6 @@ from mambaout_mm.training.checkpoint_files import (
     newest_whole_checkpoint,
     whole_files,
 )
-
-
-@pytest.fixture
-def small_disk():
-    """Files end at 10 kB, as on a disk that is full then."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def weights(side):

@@ -20,7 +20,9 @@ from pycocotools.cocoeval import COCOeval
 
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError
-from mambaout_mm.training.predictions import decode_labels, read_predictions
+from mambaout_mm.literal_config import only_registered
+from mambaout_mm.training.prediction_files import read_predictions
+from mambaout_mm.training.predictions import decode_labels
 
 MAX_DETECTIONS = 100  # for each image and category, as in COCO's AP
 COCO_METRICS = {'box AP': 'bbox', 'mask AP': 'segm'}
@@ -96,7 +98,8 @@ class DetectionScorer(Scorer):
     Args:
         truth (COCO): The annotations.
         category_ids (Sequence[int]): The category of each label.
-        predictions (list[dict]): As ``DumpDetResults`` of mmdet writes them.
+        predictions (list[dict]): As
+            :func:`mambaout_mm.training.prediction_files.read_predictions` has them.
         iou_type (str): 'bbox' or 'segm'.
     """
 
@@ -202,7 +205,8 @@ class SegmentationScorer(Scorer):
     """Mean IoU over the classes, as mmseg's ``IoUMetric`` has it.
 
     Args:
-        images (list[dict]): As :class:`mambaout_mm.training.predictions.DumpSegResults` keeps them.
+        images (list[dict]): As
+            :func:`mambaout_mm.training.prediction_files.read_predictions` has them.
         num_classes (int): How many there are.
         ignore_index (int): Label of the pixels that do not count. Defaults to 255.
     """
@@ -234,6 +238,11 @@ def _areas(image: dict, num_classes: int, ignore_index: int) -> tuple[np.ndarray
             'has them'
         )
     truth, prediction = decode_labels(image['truth']), decode_labels(image['prediction'])
+    if truth.shape != prediction.shape or prediction.max() >= num_classes:
+        raise UserError(
+            f'the predictions of {image["img_path"]} are {prediction.shape} pixels of labels up to '
+            f'{prediction.max()}, the truth has {truth.shape} of {num_classes} classes'
+        )
     counted = truth != ignore_index
     truth, prediction = truth[counted], prediction[counted]
     both, of_truth, of_prediction = (
@@ -291,7 +300,7 @@ def read_scorers(cfg: Config, file: Path) -> dict[str, Scorer]:
 
     Args:
         cfg (Config): The run's config; it names the annotations and the classes.
-        file (Path): The predictions. Unpickling runs code: it must be your own.
+        file (Path): The predictions.
 
     Returns:
         dict[str, Scorer]: One for each metric that the predictions allow.
@@ -300,6 +309,18 @@ def read_scorers(cfg: Config, file: Path) -> dict[str, Scorer]:
         UserError: If the file or the annotations cannot be used; the message says why.
     """
     predictions = read_predictions(file)
+    try:
+        return _scorers_of(predictions, cfg, file)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: so are what config, annotations and pickles may hold
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise UserError(
+            f'{file} cannot be scored with the config and the annotations of its run: {reason}'
+        ) from error
+
+
+def _scorers_of(predictions: Any, cfg: Config, file: Path) -> dict[str, Scorer]:
     if isinstance(predictions, dict) and predictions.get('images'):
         metric = _evaluator(cfg, 'IoUMetric')
         ignored = metric.get('ignore_index', 255)
@@ -321,8 +342,9 @@ def read_scorers(cfg: Config, file: Path) -> dict[str, Scorer]:
     category_ids = truth.getCatIds(catNms=_classes(cfg))
     used = {label for p in predictions for label in p['pred_instances']['labels'].tolist()}
     unknown = {p['img_id'] for p in predictions} - set(truth.imgs)
-    if unknown or not used <= set(range(len(category_ids))):
-        what = f'image {min(unknown, key=str)!r}' if unknown else f'label {max(used)}'
+    out_of_range = used - set(range(len(category_ids)))
+    if unknown or out_of_range:
+        what = f'image {min(unknown, key=str)!r}' if unknown else f'label {min(out_of_range)}'
         raise UserError(
             f'{file} has {what}, which {annotations} does not have; give the predictions on the '
             "test set of the run's config"
@@ -347,6 +369,7 @@ def _classes(cfg: Config) -> list[str]:
     metainfo = dict(nodes[0].get('metainfo') or {}) if nodes else {}
     if not metainfo.get('classes') and nodes:
         name = nodes[0]['type']
-        cls = DATASETS.get(name if '.' in name else f'{cfg.default_scope}.{name}')
+        with only_registered():
+            cls = DATASETS.get(name if '.' in name else f'{cfg.default_scope}.{name}')
         metainfo = cls.METAINFO
     return list(metainfo.get('classes', ()))

@@ -1,14 +1,16 @@
 """What MMEngine wrote while it trained: scores, how far it came, seed and processes."""
 
 import json
+import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
+from mambaout_mm.literal_config import read_config
 
 from ..records import NAN
 
@@ -19,6 +21,27 @@ METRICS = {
     'mIoU': ('mIoU', 1),
     'mAcc': ('mAcc', 1),
     'aAcc': ('aAcc', 1),
+}
+LARGEST_COUNT = 10**12
+DICT, COUNT = (dict, 'a dict'), (int, 'a number')
+# What is read from the config of a run; MMEngine has them so wherever it trained.
+CONFIG_TYPES = {
+    'auto_scale_lr': DICT,
+    'default_hooks': DICT,
+    'default_hooks.logger': DICT,
+    'load_from': (str, 'a path'),
+    'model': DICT,
+    'model.backbone': DICT,
+    'optim_wrapper': DICT,
+    'optim_wrapper.accumulative_counts': COUNT,
+    'optim_wrapper.optimizer': DICT,
+    'param_scheduler': (dict | list | tuple, 'a dict or a list'),
+    'randomness': DICT,
+    'train_cfg': DICT,
+    'train_cfg.max_epochs': COUNT,
+    'train_cfg.max_iters': COUNT,
+    'train_dataloader': DICT,
+    'train_dataloader.batch_size': COUNT,
 }
 
 
@@ -91,7 +114,7 @@ def read_run(folder: Path, name: str = '') -> Run:
     Raises:
         UserError: If it is none, or a log cannot be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir refuses a name that is too long
         siblings = sorted(str(p) for p in folder.parent.glob('*/'))
         hint = f'; {near_names(str(folder), siblings)}' if siblings else ''
         raise UserError(f'there is no run {str(folder)!r}{hint}')
@@ -104,7 +127,8 @@ def read_run(folder: Path, name: str = '') -> Run:
     validations: dict[int, dict[str, float]] = {}
     note, first, at = '', 0, 0
     for i, log in enumerate(logs):
-        cfg = _read_config(log.with_name('config.py'))
+        cfg = read_config(log.with_name('config.py'))
+        _check_types(cfg, log.with_name('config.py'))
         plan = cfg.get('train_cfg') or {}
         by_epoch = plan.get('max_epochs') is not None
         # The logger's default counts validations by epoch even where training counts iterations.
@@ -127,7 +151,7 @@ def read_run(folder: Path, name: str = '') -> Run:
                 validations[record['step'] if as_trained else at] = _scores(record)
     over = at - 1 if by_epoch else at  # an epoch with a line in the log may have gone on
     environment = _environment(logs[first].parents[1])
-    start_cfg = _read_config(logs[first].with_name('config.py'))
+    start_cfg = read_config(logs[first].with_name('config.py'))
     load_from = start_cfg.get('load_from')
     if start_cfg.get('resume') and load_from:
         note, load_from = f'its start is not here: it resumed {load_from}', None
@@ -147,33 +171,53 @@ def read_run(folder: Path, name: str = '') -> Run:
     )
 
 
-def _read_config(path: Path) -> Config:
-    try:
-        return Config.fromfile(path, import_custom_modules=False)
-    except (SyntaxError, KeyError, TypeError, OSError) as error:
-        raise UserError(
-            f'{path}, the config that MMEngine writes beside its log, cannot be read: {error}'
-        ) from error
-
-
 def _read_lines(path: Path) -> list[dict]:
     """One dict a line; a crash may have cut the last one short."""
-    text = path.read_text()
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} is no log of MMEngine: {error}') from error
     lines = text.splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            record['step']
-        except (ValueError, KeyError, TypeError) as error:
+            _check_record(record)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines) and not text.endswith('\n'):
                 break
             raise UserError(
-                f'{path}, line {number}, is no log entry of MMEngine: {line[:60]!r}; mend or '
-                'delete that line'
+                f'{path}, line {number}, is no log entry of MMEngine ({_reason(error)}): '
+                f'{line[:60]!r}; mend or delete that line'
             ) from error
         records.append(record)
     return records
+
+
+def _reason(error: Exception) -> str:
+    return 'it has no step' if isinstance(error, KeyError) else str(error)
+
+
+def _check_record(record: dict) -> None:
+    """See that a line of the log has numbers where they are expected."""
+    for name in ('step', 'epoch', 'iter'):
+        count = record[name] if name == 'step' else record.get(name, 0)
+        if type(count) is not int or not 0 <= count <= LARGEST_COUNT:
+            raise ValueError(f'{name} is no count')
+    for key, (_, factor) in METRICS.items():
+        score = record.get(key, NAN)
+        if type(score) not in (int, float) or abs(score) > 100 / factor:
+            raise ValueError(f'{key} is no score')
+
+
+def _check_types(cfg: Config, path: Path) -> None:
+    """See that a config has dicts and numbers where MMEngine's training does."""
+    for place, (types, what) in CONFIG_TYPES.items():
+        node: Any = cfg
+        for key in place.split('.'):
+            node = node.get(key) if isinstance(node, dict | Config) else None
+        if node is not None and (not isinstance(node, types) or node is True):
+            raise UserError(f'{path}: {place} is {repr(node)[:40]}, not {what}')
 
 
 def _scores(record: dict) -> dict[str, float]:
@@ -187,11 +231,13 @@ def _scores(record: dict) -> dict[str, float]:
 
 def _environment(start: Path) -> dict[str, int | None]:
     """The seed and the number of processes from the environment that a start's log begins with."""
-    text = ''.join(log.read_text(errors='replace')[:100_000] for log in sorted(start.glob('*.log')))
-    found = {key: re.search(rf'^ +{key}: (\d+)$', text, re.M) for key in ('seed', 'GPU number')}
+    logs = [log for log in sorted(start.glob('*.log')) if log.is_file()]
+    text = ''.join(log.read_text(errors='replace')[:100_000] for log in logs)
+    keys = ('seed', 'GPU number')
+    found = {key: re.search(rf'^ +{key}: (\d{{1,18}})$', text, re.M) for key in keys}
     return {key: int(match[1]) if match else None for key, match in found.items()}
 
 
-def type_of(node: dict) -> str:
-    """The type without its scope: mmdet.CocoDataset is CocoDataset."""
-    return str(node.get('type', '')).split('.')[-1]
+def type_of(node: Any) -> str:
+    """The type without its scope: mmdet.CocoDataset is CocoDataset; '' if there is none."""
+    return str(node.get('type', '')).split('.')[-1] if isinstance(node, dict) else ''

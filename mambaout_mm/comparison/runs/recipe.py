@@ -94,7 +94,8 @@ def _in_words(run: Run) -> dict[str, list[str]]:
     schedulers = cfg.get('param_scheduler') or []
     schedulers = schedulers if isinstance(schedulers, list | tuple) else [schedulers]
     model = cfg.get('model') or {}
-    initial = ((model.get('backbone') or {}).get('init_cfg') or {}).get('checkpoint', 'random')
+    initial_nodes = dicts_in((model.get('backbone') or {}).get('init_cfg'))  # one, or a list
+    initial = next((n['checkpoint'] for _, n in initial_nodes if 'checkpoint' in n), 'random')
     initial = f'whole model {run.load_from}' if run.load_from else f'backbone {initial}'
     rates = {str(n['drop_path_rate']) for _, n in dicts_in(model) if 'drop_path_rate' in n}
     return {
@@ -191,7 +192,10 @@ def _by_type(node: Any) -> dict[str, dict] | None:
 def _arguments(node: dict) -> list[str]:
     """Type and arguments of a dict that builds something."""
     rest = _without(node, {'type'})
-    return [type_of(node), *(f'{key} {_short(value)}' for key, value in sorted(rest.items()))]
+    return [
+        type_of(node),
+        *(f'{key} {_short(value)}' for key, value in sorted(rest.items(), key=str)),
+    ]
 
 
 def _scheduler(node: dict) -> str:

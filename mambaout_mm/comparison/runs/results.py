@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mambaout_mm.errors import UserError
+from mambaout_mm.trust import is_trusted
 
 from ..records import NAN, Record
 from .bootstrap import Scorer, paired_bootstrap, read_scorers
@@ -16,18 +17,19 @@ from .recipe import group_by_recipe, recipe_differences
 
 WITH_DIFFERENCES = ('box AP', 'mask AP', 'mIoU')
 MODELS = {'MaskRCNN': 'Mask R-CNN', 'UPerHead': 'UperNet'}
-PREDICTIONS = 'predictions.pkl'
+PREDICTIONS = 'predictions.npz'
+PICKLED = 'predictions.pkl'  # what was written before, and mmdet's tools read
 
 
 def run_records(folders: list[Path], resamples: int = 1000, seed: int = 0) -> list[Record]:
     """The scores of trained runs, their means over seeds, and their differences.
 
     Runs that differ in the seed alone are one group. The differences are of each group to those
-    named before it; with ``predictions.pkl`` (``tools/test.py --out``) in all their folders, they
-    come with a bootstrap interval.
+    named before it; with ``predictions.npz`` (``tools/test.py --out``) in all their folders, they
+    come with a bootstrap interval. Within ``trusting(True)`` a ``predictions.pkl`` does as well.
 
     Args:
-        folders (list[Path]): Work dirs; predictions in them are unpickled, so they must be yours.
+        folders (list[Path]): Work dirs.
         resamples (int): Of the bootstrap. Defaults to 1000.
         seed (int): Of the bootstrap. Defaults to 0.
 
@@ -35,6 +37,19 @@ def run_records(folders: list[Path], resamples: int = 1000, seed: int = 0) -> li
         UserError: If a folder is no run, or is given twice.
     """
     runs = [read_run(f, name) for f, name in zip(folders, _names(folders), strict=True)]
+    try:
+        return _records_of(runs, resamples, seed)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: a config of others may hold anything
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise UserError(
+            f'the configs of {", ".join(str(run.config) for run in runs)} cannot be compared: '
+            f'{reason}'
+        ) from error
+
+
+def _records_of(runs: list[Run], resamples: int, seed: int) -> list[Record]:
     groups = group_by_recipe(runs)
     scorers: dict[Path, dict[str, Scorer]] = {}
     records = []
@@ -63,7 +78,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 def _record(name: str, run: Run, quantity: str, value: float, **columns: Any) -> Record:
     cfg_model = run.cfg.get('model') or {}
-    kinds = [type_of(cfg_model), type_of(cfg_model.get('decode_head') or {})]
+    kinds = [type_of(cfg_model), type_of(cfg_model.get('decode_head'))]
     model = next((MODELS[kind] for kind in kinds if kind in MODELS), kinds[0])
     columns = {'source': str(run.folder), **columns}
     return Record('runs', name, quantity, value, '%', 'run', model=model, **columns)
@@ -157,14 +172,26 @@ def _bootstrap(
 
 
 def _scorers(run: Run) -> dict[str, Scorer]:
-    file = run.folder / PREDICTIONS
+    file, pickled = run.folder / PREDICTIONS, run.folder / PICKLED
+    if not file.is_file() and pickled.is_file() and is_trusted():
+        file = pickled
     if file.is_file():
         return read_scorers(run.cfg, file)
     last = run.folder / 'last_checkpoint'
-    checkpoint = run.folder / Path(last.read_text()).name if last.is_file() else 'CHECKPOINT'
+    try:
+        name = Path(last.read_text()).name if last.is_file() else ''
+    except (OSError, ValueError):  # unreadable or binary: a hint is not worth an end
+        name = ''
+    checkpoint = run.folder / name if name else 'CHECKPOINT'
+    old = (
+        f' ({pickled} is there, but a pickle can run any code as it is read: say --trust to have '
+        'it read)'
+        if pickled.is_file()
+        else ''
+    )
     raise UserError(
-        f'{file} is not there; make it with `python tools/test.py {run.config} {checkpoint} --out '
-        f'{file}`'
+        f'{file} is not there{old}; make it with `python tools/test.py {run.config} {checkpoint} '
+        f'--out {file}`'
     )
 
 
@@ -173,7 +200,7 @@ def _other_score(run: Run, scorers: dict[str, Scorer], quantity: str) -> str:
     score, final = 100 * scorers[quantity].total, run.final(quantity)
     if abs(score - final) < 0.06:  # mmdet logs one digit of the percentage
         return ''
-    return f'{PREDICTIONS} of {run.name} scores {score:.2f}, its last validation {final:.2f}'
+    return f'the predictions of {run.name} score {score:.2f}, its last validation {final:.2f}'
 
 
 def _difference(

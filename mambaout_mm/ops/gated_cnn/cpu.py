@@ -6,6 +6,7 @@ wide as the block's input and, for a backward pass, fc1's output exist as a whol
 """
 
 import functools
+import os
 from collections.abc import Iterator
 
 import torch
@@ -21,6 +22,12 @@ from ..gated_conv.cpu import (
     weight_gradient,
 )
 from .parameters import Parameters
+
+# oneDNN and its caller keep what they have compiled for each shape, up to 1024 shapes each by
+# default: some gigabytes with images of many sizes. Both read these limits at their first use. A
+# training step of Mask R-CNN or UperNet on one image size uses about 125 shapes.
+for _limit in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
+    os.environ.setdefault(_limit, '256')
 
 # Pixels in a strip, about.
 STRIP = 8192

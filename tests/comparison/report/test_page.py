@@ -22,7 +22,7 @@ from mambaout_mm.comparison.report import gallery as report_gallery
 from mambaout_mm.comparison.report import page as report_page
 from mambaout_mm.comparison.report import summary as report_summary
 from mambaout_mm.comparison.report import tables as report_tables
-from mambaout_mm.comparison.tables import write_text
+from mambaout_mm.files import write_text
 
 SYNTHETIC = {'MambaOut-T': 'Conv', 'VMamba-T': 'Conv+SSM', 'ConvNeXt-T': 'Conv', 'Swin-T': 'Attn'}
 NAMES = {'MambaOut-T': 'MambaOut-Tiny', 'VMamba-T': 'VMamba-T[s1l8]', 'Swin-T': 'Swin-T'}

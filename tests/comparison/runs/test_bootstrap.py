@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from mambaout_mm.comparison.runs.bootstrap import (
     read_scorers,
 )
 from mambaout_mm.errors import UserError
+from mambaout_mm.training.prediction_files import write_detections, write_label_maps
 from mambaout_mm.training.predictions import DumpSegResults
+from mambaout_mm.trust import trusting
 
 SIDE = 64
 CATEGORY_IDS = [3, 7, 9]  # as in COCO, not the labels; 9 has detections and no object
@@ -190,7 +193,7 @@ def label_maps(rng, count, classes, flaw):
 
 
 def kept(samples):
-    metric = DumpSegResults('predictions.pkl')
+    metric = DumpSegResults('predictions.npz')
     metric.process(None, samples)
     return metric.results
 
@@ -281,12 +284,16 @@ def test_other_images_are_refused():
         paired_bootstrap(runs[:1], runs[1:])
 
 
+def write(path, predictions):
+    write_detections(path, [dict(p, pred_instances=dict(p['pred_instances'])) for p in predictions])
+
+
 @pytest.fixture
 def detection_run(detection_data, tmp_path):
     """Config and predictions file of a detector."""
     truth, predictions = detection_data
     (tmp_path / 'val.json').write_text(json.dumps(truth))
-    (tmp_path / 'predictions.pkl').write_bytes(pickle.dumps(predictions))
+    write(tmp_path / 'predictions.npz', predictions)
     names = [category['name'] for category in truth['categories']]
     dataset = dict(type='CocoDataset', ann_file='val.json', metainfo=dict(classes=names))
     evaluator = dict(type='CocoMetric', ann_file=str(tmp_path / 'val.json'))
@@ -297,13 +304,27 @@ def detection_run(detection_data, tmp_path):
             test_evaluator=[evaluator],
         )
     )
-    return cfg, tmp_path / 'predictions.pkl'
+    return cfg, tmp_path / 'predictions.npz'
 
 
 def test_reads_a_detectors_predictions(detection_run, detection_data):
     scorers = read_scorers(*detection_run)
     for name, iou_type in (('box AP', 'bbox'), ('mask AP', 'segm')):
         assert scorers[name].total == pytest.approx(coco_ap(*detection_data, iou_type), abs=1e-12)
+
+
+def test_scores_are_exactly_those_of_the_pickle(detection_run, detection_data):
+    cfg, file = detection_run
+    pickled = file.with_suffix('.pkl')
+    pickled.write_bytes(pickle.dumps(detection_data[1]))
+    found = read_scorers(cfg, file)
+    with trusting(True):
+        expected = read_scorers(cfg, pickled)
+    assert list(found) == list(expected) == ['box AP', 'mask AP']
+    times = np.random.default_rng(0).integers(0, 3, 12)
+    for name in found:
+        assert found[name].total == expected[name].total > 0.1
+        assert found[name].score(times) == expected[name].score(times)
 
 
 def test_labels_count_the_configs_classes_in_the_files_order(detection_run, detection_data):
@@ -313,7 +334,7 @@ def test_labels_count_the_configs_classes_in_the_files_order(detection_run, dete
     cfg.test_dataloader.dataset.metainfo.classes = ['class 9', 'class 7']
     for sample in predictions:
         sample['pred_instances']['labels'].fill_(0)
-    file.write_bytes(pickle.dumps(predictions))
+    write(file, predictions)
     alone = DetectionScorer(coco_of(truth), [7], predictions, 'bbox').total
     assert read_scorers(cfg, file)['box AP'].total == alone > 0
 
@@ -340,8 +361,12 @@ def other_classes(cfg, predictions):
     cfg.test_dataloader.dataset.metainfo.classes = ['class 3', 'class 7']
 
 
-def logits(cfg, predictions):
-    predictions[:] = [dict(seg_logits=torch.zeros(2, 2))]
+def below_all_classes(cfg, predictions):
+    predictions[0]['pred_instances']['labels'][0] = -1
+
+
+def broken_annotations(cfg, predictions):
+    Path(cfg.test_evaluator[0].ann_file).write_text('[1, 2]')
 
 
 def no_image(cfg, predictions):
@@ -354,7 +379,8 @@ def no_image(cfg, predictions):
         (no_annotations, "'nowhere.json' .* are not there"),
         (other_image, 'has image 4, which .*val.json does not have'),
         (other_classes, 'has label 2, which .*val.json does not have'),
-        (logits, 'neither detections nor label maps'),
+        (below_all_classes, 'has label -1, which .*val.json does not have'),
+        (broken_annotations, 'cannot be scored with the config and the annotations of its run'),
         (no_image, 'neither detections nor label maps'),
     ],
 )
@@ -362,18 +388,52 @@ def test_predictions_that_do_not_fit(spoil, words, detection_run, detection_data
     cfg, file = detection_run
     predictions = copy.deepcopy(detection_data[1])
     spoil(cfg, predictions)
-    file.write_bytes(pickle.dumps(predictions))
+    write(file, predictions)
     with pytest.raises(UserError, match=words):
         read_scorers(cfg, file)
 
 
+@pytest.mark.parametrize(
+    'content', [1, [1], [dict()], dict(images=1), [dict(seg_logits=1)], [dict(pred_instances=1)]]
+)
+def test_a_trusted_pickle_of_something_else(content, detection_run):
+    cfg, file = detection_run
+    file.with_suffix('.pkl').write_bytes(pickle.dumps(content))
+    with (
+        trusting(True),
+        pytest.raises(UserError, match='predictions.pkl (holds neither|cannot be)'),
+    ):
+        read_scorers(cfg, file.with_suffix('.pkl'))
+
+
 def test_reads_a_segmentors_predictions(tmp_path):
     samples = label_maps(np.random.default_rng(0), 4, 6, 0.3)
-    content = dict(classes=tuple('abcdef'), images=kept(samples))
-    (tmp_path / 'predictions.pkl').write_bytes(pickle.dumps(content))
+    write_label_maps(tmp_path / 'predictions.npz', 'abcdef', kept(samples))
     cfg = Config(dict(test_evaluator=dict(type='mmseg.IoUMetric', ignore_index=0)))
-    scorers = read_scorers(cfg, tmp_path / 'predictions.pkl')
+    scorers = read_scorers(cfg, tmp_path / 'predictions.npz')
     assert scorers['mIoU'].total == SegmentationScorer(kept(samples), 6, 0).total
+
+
+def larger(sample):
+    sample['pred_sem_seg']['data'] = torch.zeros(1, 8, 9, dtype=torch.int64)
+
+
+def of_no_class(sample):
+    sample['pred_sem_seg']['data'][0, 0, 0] = 6
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (larger, r'are \(8, 9\) pixels of labels up to 0, the truth has \(7, 9\)'),
+        (of_no_class, r'.*labels up to 6, the truth has \(7, 9\) of 6 classes'),
+    ],
+)
+def test_label_maps_that_do_not_fit(spoil, words):
+    samples = label_maps(np.random.default_rng(0), 1, 6, 0.3)
+    spoil(samples[0])
+    with pytest.raises(UserError, match=f'the predictions of 0.png {words}'):
+        SegmentationScorer(kept(samples), 6)
 
 
 def test_label_maps_without_truth_are_refused():

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import re
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from mambaout_mm.comparison.runs import run_records
 from mambaout_mm.comparison.runs.reading import read_run
 from mambaout_mm.comparison.runs.recipe import group_by_recipe, recipe_differences
 from mambaout_mm.errors import UserError
+from mambaout_mm.training.prediction_files import write_label_maps
+from mambaout_mm.trust import trusting
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -226,16 +229,119 @@ def test_the_last_line_may_be_cut_short_and_no_other(make_run):
             read_run(folder)
 
 
+@pytest.mark.parametrize(
+    'line',
+    [
+        '"text"',
+        '[1, 2]',
+        '{"coco/bbox_mAP": 0.1}',
+        '{"coco/bbox_mAP": "0.1", "step": 1}',
+        '{"coco/bbox_mAP": [0.1], "step": 1}',
+        '{"coco/bbox_mAP": null, "step": 1}',
+        '{"coco/bbox_mAP": true, "step": 1}',
+        '{"coco/bbox_mAP": 1e300, "step": 1}',
+        '{"coco/bbox_mAP": Infinity, "step": 1}',
+        '{"coco/segm_mAP": 17.5, "step": 1}',
+        '{"coco/bbox_mAP": 0.1, "step": "1"}',
+        '{"coco/bbox_mAP": 0.1, "step": NaN}',
+        '{"coco/bbox_mAP": 0.1, "step": 1.5}',
+        '{"coco/bbox_mAP": 0.1, "step": -1}',
+        '{"coco/bbox_mAP": 0.1, "step": ' + '9' * 30 + '}',
+        '{"coco/bbox_mAP": 0.1, "step": ' + '9' * 5000 + '}',
+        '{"loss": 1.0, "iter": [1], "step": 1}',
+        '{"loss": 1.0, "iter": 1, "epoch": "two", "step": 1}',
+        '[' * 100_000,
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_log_with_odd_values_is_refused_with_the_line(line, make_run):
+    folder = make_run('a')
+    log = folder / '20261121_150000' / 'vis_data' / 'scalars.json'
+    lines = log.read_text().splitlines()
+    log.write_text('\n'.join([*lines[:2], line, *lines[2:], '']))
+    with pytest.raises(UserError, match=r'scalars.json, line 3, is no log entry of MMEngine \('):
+        run_records([folder])
+
+
+@pytest.mark.parametrize('content', [b'\xff\xfe\0', b'\x80\x02}'])
+def test_a_binary_log_is_refused(content, make_run):
+    folder = make_run('a')
+    (folder / '20261121_150000' / 'vis_data' / 'scalars.json').write_bytes(content)
+    with pytest.raises(UserError, match=r'scalars.json is no log of MMEngine'):
+        run_records([folder])
+
+
+def test_a_score_that_is_nan_is_no_number(make_run):
+    final, *_ = run_records([make_run('a', [0.1, 0.3, math.nan])])
+    assert math.isnan(final.value) and 'no number for box AP' in final.note
+
+
+@pytest.mark.parametrize(
+    ('place', 'value'),
+    [
+        ('train_cfg', 'text'), ('train_cfg.max_epochs', 'text'), ('train_cfg.max_epochs', 1.5),
+        ('train_cfg.max_epochs', True), ('model', 'text'), ('model.backbone', [1]),
+        ('optim_wrapper', 3), ('optim_wrapper.optimizer', 'AdamW'), ('train_dataloader', 'text'),
+        ('train_dataloader.batch_size', '4'), ('param_scheduler', 'text'), ('load_from', [1]),
+        ('default_hooks', 'text'), ('default_hooks.logger', [1]), ('auto_scale_lr', 'text'),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_none_of_a_training_is_refused_with_the_place(place, value, make_run):
+    base = copy.deepcopy(DETECTION)
+    *path, last = place.split('.')
+    node = base
+    for key in path:
+        node = node[key]
+    node[last] = value
+    with pytest.raises(UserError, match=rf'config.py: {place} is .*, not a'):
+        run_records([make_run('a', options=base)])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'model': None}, {'model.backbone.init_cfg': [dict(type='Constant'), dict(checkpoint='a')]},
+        {'model.decode_head': [dict(type='FCNHead')]}, {'param_scheduler': None},
+        {'optim_wrapper': None}, {'train_cfg': None}, {'val_evaluator': 'text'},
+        {'default_hooks': None},
+    ],
+)  # fmt: skip
+def test_configs_with_less_or_other_things_are_compared(options, make_run):
+    assert run_records([make_run('a'), make_run('b', options=options)])
+
+
+@pytest.mark.parametrize('value', [['text'], [[1]]])
+def test_configs_that_cannot_be_compared_are_named(value, make_run):
+    runs = [make_run('a'), make_run('b', options={'param_scheduler': value})]
+    with pytest.raises(UserError, match=r'configs of .*a/.*config.py, .*b/.* cannot be compared: '):
+        run_records(runs)
+
+
+def test_a_config_of_a_run_is_data(make_run, tmp_path):
+    folder = make_run('a')
+    config = folder / '20261121_150000' / 'vis_data' / 'config.py'
+    trace = tmp_path / 'trace'
+    config.write_text(f'{config.read_text()}\nimport pathlib\npathlib.Path({str(trace)!r}).touch()')
+    with pytest.raises(UserError, match=r'config.py, line .*more than data.* say --trust'):
+        run_records([folder])
+    assert not trace.exists()
+    with trusting(True):
+        assert run_records([folder])
+    assert trace.exists()
+
+
 def test_folders_that_are_no_runs(make_run, tmp_path):
     folder = make_run('maskrcnn')
     with pytest.raises(UserError, match=r"no run '.*maskrcn'; did you mean .*maskrcnn"):
         read_run(tmp_path / 'maskrcn')
+    with pytest.raises(UserError, match=r"no run '.*xxx'"):
+        read_run(tmp_path / ('x' * 300))
     with pytest.raises(UserError, match=r'has no log of a training .*<time>/vis_data'):
         read_run(tmp_path)
     with pytest.raises(UserError, match=r"--runs names '.*maskrcnn' twice"):
         run_records([folder, tmp_path / 'other' / '..' / 'maskrcnn'])
     (folder / '20261121_150000' / 'vis_data' / 'config.py').write_text('model = (')
-    with pytest.raises(UserError, match=r'config.py, the config that MMEngine writes'):
+    with pytest.raises(UserError, match=r"config.py, line 1, is no config: '\(' was never"):
         read_run(folder)
 
 
@@ -427,11 +533,27 @@ def test_difference_without_predictions_names_the_command(make_run):
     assert masks.value == pytest.approx(2.5)
     assert math.isnan(boxes.low)
     config = b / '20261121_150000' / 'vis_data' / 'config.py'
-    command = f'`python tools/test.py {config} CHECKPOINT --out {b}/predictions.pkl`'
+    command = f'`python tools/test.py {config} CHECKPOINT --out {b}/predictions.npz`'
     assert command in boxes.note
-    (a / 'predictions.pkl').write_bytes(b'broken')
+    (a / 'predictions.npz').write_bytes(b'broken')
+    boxes, _ = (r for r in run_records([a, b]) if r.setting == 'difference to a')
+    (b / 'predictions.npz').write_bytes(b'broken')
     boxes, _ = (r for r in run_records([b, a]) if r.setting == 'difference to b')
-    assert 'a/predictions.pkl cannot be read' in boxes.note
+    assert boxes.note.startswith('no bootstrap: ')
+    assert 'a/predictions.npz cannot be read' in boxes.note
+
+
+def test_an_old_pickle_is_read_only_where_it_is_trusted(make_run):
+    rng = np.random.default_rng(0)
+    folders = [make_run(n, [60.0], base=SEGMENTATION, processes=p) for n, p in (('a', 4), ('b', 8))]
+    for folder in folders:
+        (folder / 'predictions.pkl').write_bytes(pickle.dumps(label_maps(rng, 0.2)))
+    note = run_records(folders)[-1].note
+    assert note.startswith('no bootstrap: ')
+    assert 'b/predictions.npz is not there' in note and 'say --trust' in note
+    assert re.search(r'make it with `python tools/test.py .*b/predictions.npz`', note)
+    with trusting(True):
+        assert not math.isnan(run_records(folders, resamples=10)[-1].low)
 
 
 def test_detection_and_segmentation_have_no_difference(make_run):
@@ -457,7 +579,7 @@ def test_difference_with_a_bootstrap_interval(make_run):
     for seed, ((name, score), flaw) in enumerate(zip(scores, (0.1, 0.2, 0.2, 0.2), strict=True)):
         options = {'optim_wrapper.optimizer.lr': {'a': 0.1, 'd': 0.2}.get(name, 0.01)}
         folder = make_run(name, [score], base=SEGMENTATION, options=options, seed=seed)
-        (folder / 'predictions.pkl').write_bytes(pickle.dumps(label_maps(rng, flaw)))
+        write_label_maps(folder / 'predictions.npz', **label_maps(rng, flaw))
     folder = folder.parent
     records = run_records([folder / name for name in 'abcd'], resamples=100)
     found = {(r.backbone, r.setting): r for r in records if r.setting.startswith('difference')}
@@ -474,7 +596,7 @@ def test_difference_with_a_bootstrap_interval(make_run):
     assert (
         'of the 20 test images, the sign flips in 0.0%; training noise is not in it' in worse.note
     )
-    assert 'predictions.pkl of a scores 8' in worse.note  # the log says 80.00
+    assert 'the predictions of a score 8' in worse.note  # the log says 80.00
     assert worse.note.endswith('recipe, this / other: optimizer lr 0.01 / lr 0.1')
     same = found['d', 'difference to b + c']
     assert same.low < 0 < same.high
@@ -488,8 +610,7 @@ def test_other_images_give_the_reason_in_place_of_an_interval(make_run):
     rng = np.random.default_rng(0)
     folders = [make_run(n, [60.0], base=SEGMENTATION, processes=p) for n, p in (('a', 4), ('b', 8))]
     for folder, count in zip(folders, (20, 19), strict=True):
-        predictions = pickle.dumps(label_maps(rng, 0.2, count))
-        (folder / 'predictions.pkl').write_bytes(predictions)
+        write_label_maps(folder / 'predictions.npz', **label_maps(rng, 0.2, count))
     difference = run_records(folders)[-1]
     assert (difference.value, difference.setting) == (0, 'difference to a')
     assert math.isnan(difference.low)

@@ -1,0 +1,189 @@
+"""Configs that others made, as data: nothing in them runs, and they name registered classes alone.
+
+MMEngine's configs are Python, which its reader executes. What it *writes*, into checkpoints and
+work dirs, is literals only, so that those can be read without.
+"""
+
+import ast
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import registry as mmengine_registry
+
+from .errors import UserError
+from .trust import is_trusted
+
+READER = sys.modules[Config.__module__].__file__
+NAMES = {'inf': float('inf'), 'nan': float('nan')}
+
+
+def read_config(path: Path) -> Config:
+    """Read a config file that was found, not named by the user: see :func:`config_of_text`.
+
+    Raises:
+        UserError: Also if there is no such file, or it is no text.
+    """
+    if is_trusted():
+        return _executed(lambda: Config.fromfile(path, import_custom_modules=False), str(path))
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} cannot be read as a config: {error}') from error
+    return config_of_text(text, str(path))
+
+
+def config_of_text(text: str, name: str) -> Config:
+    """A config from its text, which may hold literals only, except within ``trusting(True)``.
+
+    Args:
+        text (str): Python, as ``Config.dump`` writes it.
+        name (str): What messages call it.
+
+    Returns:
+        Config: As MMEngine reads it. Modules of ``custom_imports`` are imported only where the text
+        is trusted.
+
+    Raises:
+        UserError: If it is no Python, or more than data and not trusted, or fails as it runs.
+    """
+    if is_trusted():
+        return _executed(lambda: Config.fromstring(text, '.py'), name)
+    values = parse_literals(text, name)
+    if '_base_' in values:
+        raise _more_than_data(name, 1, '_base_, the name of another config')
+    try:
+        return Config(values)
+    except Exception as error:  # of any kind: it depends on where the text departs from a config
+        raise UserError(f'{name} cannot be read as a config: {_described(error)}') from error
+
+
+def parse_literals(text: str, name: str) -> dict[str, Any]:
+    """The values of a text of ``NAME = value`` statements.
+
+    Values are numbers, strings, None, True, False, ``inf`` and ``nan``, with minus signs; lists,
+    tuples, sets, dicts and ``dict(key=value)`` of values.
+
+    Args:
+        text (str): Python.
+        name (str): What messages call it.
+
+    Raises:
+        UserError: If it is no Python or holds anything else; the message names the line.
+    """
+    try:
+        statements = ast.parse(text).body
+        values = {}
+        for statement in statements:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+            if not isinstance(target, ast.Name) or len(statement.targets) > 1:
+                raise _more_than_data(name, statement.lineno, _shown(statement))
+            values[target.id] = _value(statement.value, name)
+        return values
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte, an endless number
+        line = getattr(error, 'lineno', None) or 1
+        message = getattr(error, 'msg', str(error))
+        raise UserError(f'{name}, line {line}, is no config: {message}') from error
+    except (RecursionError, MemoryError) as error:  # both are how Python's parser refuses depth
+        raise UserError(f'{name} is no config: it is nested too deeply') from error
+
+
+def _value(node: ast.expr, name: str) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            if isinstance(value, int):
+                str(value)  # a number that Python does not write would fail in every message
+            return value
+        case ast.Name(id=word) if word in NAMES:
+            return NAMES[word]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _value(operand, name)
+            if isinstance(value, int | float | complex):
+                return -value
+        case ast.List(elts=parts):
+            return [_value(part, name) for part in parts]
+        case ast.Tuple(elts=parts):
+            return tuple(_value(part, name) for part in parts)
+        case ast.Set(elts=parts):
+            return {_hashable(part, name) for part in parts}
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {_hashable(k, name): _value(v, name) for k, v in zip(keys, values, strict=True)}
+        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=words) if all(
+            word.arg is not None for word in words
+        ):
+            return {word.arg: _value(word.value, name) for word in words}
+    raise _more_than_data(name, node.lineno, _shown(node))
+
+
+def _hashable(node: ast.expr, name: str) -> Any:
+    value = _value(node, name)
+    try:
+        hash(value)
+    except TypeError as error:
+        raise UserError(f'{name}, line {node.lineno}, is no config: {error}') from error
+    return value
+
+
+def _shown(node: ast.AST) -> str:
+    text = ast.unparse(node).replace('\n', ' ')
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def _more_than_data(name: str, line: int, what: str) -> UserError:
+    return UserError(
+        f'{name}, line {line}: `{what}` is more than data, and is not run, since a config that is '
+        'run can do anything; say --trust if you trust who made it'
+    )
+
+
+def _executed(read: Callable[[], Config], name: str) -> Config:
+    try:
+        return read()
+    except (Exception, SystemExit) as error:  # of any kind: it is another's code
+        frames = traceback.extract_tb(error.__traceback__)
+        reader = max(i for i, f in enumerate(frames) if f.filename in (READER, __file__))
+        after = frames[reader + 1 :]  # the config's own code, and what it called
+        line = getattr(error, 'lineno', None) or (after[0].lineno if after else None)
+        where = f', line {line},' if line else ''
+        raise UserError(f'{name}{where} fails as a config: {_described(error)}') from error
+
+
+def _described(error: BaseException) -> str:
+    """Type and message in a line."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
+
+
+@contextmanager
+def only_registered() -> Iterator[None]:
+    """Let ``type=...`` in configs name what is registered, and nothing else.
+
+    MMEngine's registries also take the path of any object in any module, so that a config of
+    literals could call ``os.system``. Does nothing within ``trusting(True)``.
+    """
+    if is_trusted():
+        yield
+        return
+    found = mmengine_registry.get_object_from_string
+    mmengine_registry.get_object_from_string = lambda path: None  # 'is not in the registry'
+    mmengine_registry.import_module = _import_known
+    try:
+        yield
+    finally:
+        mmengine_registry.get_object_from_string = found
+        mmengine_registry.import_module = import_module
+
+
+def _import_known(module: str) -> ModuleType:
+    """A module of OpenMMLab or of a package in use; a scope in a config may name any."""
+    package = module.split('.')[0]
+    if package not in MODULE2PACKAGE and package not in sys.modules:
+        raise ModuleNotFoundError(module)
+    return import_module(module)
