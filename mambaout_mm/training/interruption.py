@@ -93,10 +93,12 @@ def told_when_stopped(saver: SaveThenStopHook | None = None) -> Iterator[Watched
         Watched: For the runner, whose iteration the line names.
     """
     process = os.getpid()
+    arrived: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a forked worker that loads data
             os._exit(128 + number)
+        arrived.append(number)
         raise Stopped(number)
 
     def save_then_stop(number: int, frame: FrameType | None) -> None:
@@ -104,16 +106,26 @@ def told_when_stopped(saver: SaveThenStopHook | None = None) -> Iterator[Watched
             saver.arrived = number
 
     handlers = {signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # no shell's background job
+        handlers[signal.SIGINT] = stop
     if saver is not None:
         handlers[saver.signal] = save_then_stop
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     watched = Watched()
     try:
         yield watched
-    except (KeyboardInterrupt, Stopped) as error:
+    except BaseException as error:
+        if isinstance(error, Stopped):
+            number = error.number
+        elif arrived:  # a library took it in a bare `except` and raised something else
+            number = arrived[-1]
+        elif isinstance(error, KeyboardInterrupt):
+            number = signal.SIGINT
+        else:
+            raise
         if is_main_process():
             print(_line(watched.runner), file=sys.stderr)
-        sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
+        sys.exit(128 + number)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -47,6 +47,18 @@ def build(request):
     return build
 
 
+def test_a_batch_without_images(build):
+    """As of a process whose share of the last batch is empty."""
+    backbone = build().train()
+    images = torch.zeros(0, 3, 64, 96, requires_grad=True)
+    outs = backbone(images)
+    assert [out.shape[:2] for out in outs] == [(0, c) for c in backbone.out_channels]
+    sum(out.sum() for out in outs).backward()
+    assert images.grad.shape == images.shape
+    grads = [p.grad for p in backbone.parameters() if p.grad is not None]
+    assert grads and all(not grad.any() for grad in grads)
+
+
 @pytest.mark.parametrize('size', [(32, 32), (33, 63), (64, 96), (75, 50), (224, 100)])
 def test_maps_are_nchw_and_round_up_at_each_stride(build, size):
     backbone = build()

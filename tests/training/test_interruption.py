@@ -10,6 +10,8 @@ import time
 import pytest
 from support import ROOT, TWO_ITERATIONS
 
+from mambaout_mm.training.interruption import told_when_stopped
+
 CONFIG = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
 
 
@@ -77,3 +79,21 @@ def test_a_training_that_is_stopped_at_once_says_that_it_starts_anew(workspace):
     _, err = training.communicate(timeout=60)
     assert training.returncode == 143
     assert err.splitlines()[-1].endswith('the same command starts anew')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_library_that_takes_the_signal_for_an_error_of_its_own(number, capsys):
+    """MMEngine formats configs within a bare `except`, which raises a SyntaxError."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as caught, told_when_stopped():
+            try:
+                signal.raise_signal(number)
+            except BaseException as error:
+                raise SyntaxError('Failed to format the config file') from error
+        assert caught.value.code == 128 + number
+        assert 'stopped before the first iteration' in capsys.readouterr().err
+        with pytest.raises(SyntaxError), told_when_stopped():
+            raise SyntaxError
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -68,7 +68,7 @@ def selective_scan(
         TypeError: If an argument is not floating point.
     """
     _check(u, delta, A, B, C, D, delta_bias)
-    if by_definition():
+    if by_definition() or u.shape[0] == 0:  # a batch without images, which has no block
         return selective_scan_reference(u, delta, A, B, C, D, delta_bias, delta_softplus)
     merged = u.dim() == 3
     if merged:
@@ -183,11 +183,11 @@ def _check(
     D: Tensor | None,
     delta_bias: Tensor | None,
 ) -> None:
-    if u.dim() not in (3, 4) or B.dim() != 4 or A.dim() != 2 or 0 in u.shape:
+    if u.dim() not in (3, 4) or B.dim() != 4 or A.dim() != 2 or 0 in u.shape[1:]:
         raise ValueError(
             'selective_scan takes u of shape (b, G, D, L) or (b, G * D, L), A (G * D, N) and B '
-            f'(b, G, N, L), none of them empty; got {tuple(u.shape)}, {tuple(A.shape)} and '
-            f'{tuple(B.shape)}'
+            f'(b, G, N, L), none of them empty but in b; got {tuple(u.shape)}, {tuple(A.shape)} '
+            f'and {tuple(B.shape)}'
         )
     batch, length = u.shape[0], u.shape[-1]
     groups, state = B.shape[1], A.shape[1]

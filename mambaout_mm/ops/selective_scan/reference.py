@@ -22,7 +22,7 @@ def selective_scan_reference(
     """
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     shape, groups = u.shape, B.shape[1]
-    u, delta = (x.reshape(shape[0], -1, shape[-1]) for x in (u, delta))  # (b, G * D, L)
+    u, delta = (x.flatten(1, -2) for x in (u, delta))  # (b, G * D, L)
     x, dt = u.to(dtype), delta.to(dtype)
     if delta_bias is not None:
         dt = dt + delta_bias.to(dtype)[:, None]

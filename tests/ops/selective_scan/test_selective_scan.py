@@ -285,7 +285,7 @@ def test_checkpointing_gives_the_same_gradients():
         (dict(C=(2, 4, 2, 50)), r'C has shape \(2, 4, 2, 50\)'),
         (dict(D=(3,)), r'D has shape \(3,\)'),
         (dict(u=(2, 12)), r'takes u of shape \(b, G, D, L\) or \(b, G \* D, L\)'),
-        (dict(u=(2, 12, 0)), 'none of them empty'),
+        (dict(u=(2, 12, 0)), 'none of them empty but in b'),
     ],
 )
 def test_shapes_that_do_not_fit(change, message):
