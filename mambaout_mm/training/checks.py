@@ -1,7 +1,10 @@
 """What can be said about a config before an hour is lost: data, classes, checkpoints, device."""
 
 import json
+import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,26 @@ def _place_and_words(error: Exception) -> str:
     return words
 
 
+@contextmanager
+def config_blamed() -> Iterator[None]:
+    """Take whatever is raised within for a mistake in the config, which may hold anything anywhere.
+
+    Raises:
+        UserError: As it is, or in place of another error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ['no reason is given'])[0]
+        raise UserError(
+            f'the config cannot be used: {type(error).__name__}: {reason}. A value in it is of '
+            'another kind than such configs have; compare it with the configs of mambaout_mm, or '
+            'see --debug'
+        ) from error
+
+
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """See that the annotation files and image folders of a config are there and fit it.
 
@@ -85,7 +108,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         evaluator = cfg.get(f'{split}_evaluator') or []
         for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator]:
             paths.append(local_path(None, metric.get('ann_file')))
-    missing = list(dict.fromkeys(path for path in paths if path and not path.exists()))
+    missing = list(dict.fromkeys(path for path in paths if path and not os.path.exists(path)))
     if missing:
         raise UserError(_missing_data_message(missing, demo='train' in splits))
     for split in splits:

@@ -81,18 +81,19 @@ def train(
         UserError: For anything that the user can put right; the message says how.
     """
     cfg = checks.load_config(config)
-    if demo:
-        apply_demo(cfg, Path('work_dirs') / 'demo_data')
-    if amp:
-        checks.check_amp()
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    merge_options(cfg, cfg_options or {})
-    check_values(cfg, 'training')
-    check_parts(cfg)
-    suffix = '_demo' if demo else ''
-    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
-    _take_our_parts(cfg)
+    with checks.config_blamed():
+        if demo:
+            apply_demo(cfg, Path('work_dirs') / 'demo_data')
+        if amp:
+            checks.check_amp()
+            cfg.optim_wrapper.type = 'AmpOptimWrapper'
+            cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        merge_options(cfg, cfg_options or {})
+        check_values(cfg, 'training')
+        check_parts(cfg)
+        suffix = '_demo' if demo else ''
+        cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
+        _take_our_parts(cfg)
     _prepare_launcher(cfg, launcher)
     saver = SaveThenStopHook(save_on) if save_on else None
     log = Path(cfg.work_dir) / 'output.log'
@@ -117,11 +118,13 @@ def train(
             seed = checks.check_resumable(cfg.load_from)
             if seed is not None:
                 cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-        checks.check_data(cfg, ('train', 'val'))
-        checks.check_num_classes(cfg)
+        with checks.config_blamed():
+            checks.check_data(cfg, ('train', 'val'))
+            checks.check_num_classes(cfg)
         check_contents(cfg, ('train', 'val'))
-        seed_by_place(cfg)
-        runner = watched.runner = _build_runner(cfg)
+        with checks.config_blamed():
+            seed_by_place(cfg)
+        runner = watched.runner = build_runner(cfg)
         if cfg.get('load_from') and cfg.get('resume'):
             checks.check_fits(runner.model, cfg.load_from)
         elif cfg.get('load_from'):
@@ -176,10 +179,11 @@ def test(
         UserError: For anything that the user can put right; the message says how.
     """
     cfg = checks.load_config(config)
-    merge_options(cfg, cfg_options or {})
-    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
-    check_values(cfg, 'testing')
-    check_parts(cfg)
+    with checks.config_blamed():
+        merge_options(cfg, cfg_options or {})
+        cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+        check_values(cfg, 'testing')
+        check_parts(cfg)
     if out and not out.endswith(('.npz', '.pkl')):
         raise UserError(f'--out {out!r} must end in .npz or .pkl')
     check_folder(cfg.work_dir, 'the work dir')
@@ -209,9 +213,10 @@ def test(
         checkpoints_are_data(),
         _explained(cfg, training=False),
     ):
-        checks.check_data(cfg, ('test',))
+        with checks.config_blamed():
+            checks.check_data(cfg, ('test',))
         check_contents(cfg, ('test',))
-        runner = _build_runner(cfg)
+        runner = build_runner(cfg)
         checks.check_fits(runner.model, checkpoint)
         runner.load_checkpoint(checkpoint)
         if out:
@@ -229,7 +234,7 @@ def test(
     return metrics
 
 
-def _build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config) -> Runner:
     """The Runner of a config; what its classes refuse is the config's mistake."""
     try:
         return NamingRunner.from_cfg(cfg)

@@ -144,6 +144,8 @@ def check_values(cfg: Config, doing: str) -> None:
 
 
 def _no_dicts(cfg: Config) -> Iterator[str]:
+    if not isinstance(cfg.get('default_scope', 'mmengine'), str):
+        yield f"default_scope must be 'mmdet' or 'mmseg', not {cfg.default_scope!r}"
     for place in DICTS:
         node: Any = cfg._cfg_dict
         for part in place.split('.'):
