@@ -2,7 +2,7 @@
 
 import fnmatch
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -43,6 +43,21 @@ DICTS = (
 
 
 LISTS = ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')  # or a single dict
+
+
+# What may be at a place, with its name in messages; None may be anywhere.
+KINDS = (
+    ('*.data_root', str, 'a string'),
+    ('*.ann_file', str, 'a string'),
+    ('*.data_prefix', dict, 'a dict'),
+    ('*.metainfo', dict, 'a dict'),
+    ('*.type', (str, type, Callable), 'the name of a class'),
+    ('*.strides', (list, tuple), 'a list'),
+    ('*.featmap_strides', (list, tuple), 'a list'),
+    ('default_scope', str, "'mmdet' or 'mmseg'"),
+    ('work_dir', str, 'a string'),
+    ('load_from', str, 'a string'),
+)
 
 
 class Number(NamedTuple):
@@ -134,7 +149,7 @@ def check_values(cfg: Config, doing: str) -> None:
             f'the config has no {", ".join(missing)}, which {doing} needs; take one of configs/ as '
             '_base_'
         )
-    wrong = [*_no_dicts(cfg), *_bad_numbers(cfg)]
+    wrong = [*_no_dicts(cfg), *_bad_values(cfg)]
     if doing == 'training' and not wrong:
         wrong += _no_optimizer(cfg)
     if doing == 'training' and not wrong:
@@ -144,8 +159,6 @@ def check_values(cfg: Config, doing: str) -> None:
 
 
 def _no_dicts(cfg: Config) -> Iterator[str]:
-    if not isinstance(cfg.get('default_scope', 'mmengine'), str):
-        yield f"default_scope must be 'mmdet' or 'mmseg', not {cfg.default_scope!r}"
     for place in DICTS:
         node: Any = cfg._cfg_dict
         for part in place.split('.'):
@@ -159,10 +172,14 @@ def _no_dicts(cfg: Config) -> Iterator[str]:
             yield f'{key} must be a dict or a list of dicts, not {node!r}'
 
 
-def _bad_numbers(cfg: Config) -> Iterator[str]:
+def _bad_values(cfg: Config) -> Iterator[str]:
     for path, node in dicts_in(cfg._cfg_dict):
         for key, value in node.items():
             place = f'{path}.{key}' if path else str(key)
+            for places, kind, words in KINDS:
+                fits = value is None or isinstance(value, kind)
+                if not fits and fnmatch.fnmatchcase(place, places):
+                    yield f'{place} must be {words}, not {value!r}'
             for number in NUMBERS:
                 if fnmatch.fnmatchcase(place, number.places) and not number.allows(value):
                     yield f'{place} must be {number}, not {value!r}'
