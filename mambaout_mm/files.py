@@ -39,6 +39,7 @@ def whole_file(path: Path, needs: int | None = None) -> Iterator[Path]:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
+        _remove(unfinished)  # before free bytes are counted
         raise UserError(_refusal(path, error, needs)) from error
     finally:
         _remove(unfinished)
@@ -56,7 +57,7 @@ def _refusal(path: Path, error: OSError, needs: int | None) -> str:
     if path.parent.is_dir():
         free = shutil.disk_usage(path.parent).free
         wanted = f'it needs {needs:,} bytes, ' if needs is not None else ''
-        sentence += f'; {wanted}{free:,} bytes are free there'
+        sentence += f'; {wanted}{free:,} bytes are free there: make room, or name another folder'
     return sentence + ('. What was there before is whole' if os.path.isfile(path) else '')
 
 

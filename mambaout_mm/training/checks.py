@@ -277,14 +277,15 @@ def check_fits(model: nn.Module, checkpoint: str) -> dict[str, Any]:
     return state_dict
 
 
-def check_resumable(checkpoint: str) -> int | None:
+def check_resumable(checkpoint: str) -> dict[str, Any]:
     """See that a checkpoint says where its training was.
 
     Args:
         checkpoint (str): Path or URL.
 
     Returns:
-        int | None: The training's seed, if the checkpoint has it.
+        dict[str, Any]: Its ``meta``, with the numbers of epochs and iterations that are over as
+        ``epoch`` and ``iter``, and the training's ``seed``, if it has one.
 
     Raises:
         CheckpointError: If it cannot be read, or holds weights alone.
@@ -300,8 +301,7 @@ def check_resumable(checkpoint: str) -> int | None:
             'on from it; to start one from its weights, leave --resume out and give --cfg-options '
             f'load_from={checkpoint}'
         )
-    seed = meta.get('seed')
-    return seed if isinstance(seed, int) else None
+    return meta
 
 
 def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:

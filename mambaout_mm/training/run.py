@@ -115,9 +115,18 @@ def train(
             cfg.load_from = checkpoint or cfg.get('load_from')
         if cfg.get('resume') and cfg.get('load_from'):
             # Before anything is built: MMEngine takes the seed up when data are drawn up already
-            seed = checks.check_resumable(cfg.load_from)
-            if seed is not None:
-                cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+            meta = checks.check_resumable(cfg.load_from)
+            if isinstance(meta.get('seed'), int):
+                cfg.randomness = dict(cfg.get('randomness') or {}, seed=meta['seed'])
+            if _is_over(cfg.train_cfg, meta):
+                say = display.console.print if demo else print
+                say(
+                    f'{cfg.load_from} is the end of this training: {meta["epoch"]} epochs, '
+                    f'{meta["iter"]} iterations. Give train_cfg a greater max_epochs or max_iters '
+                    'to train for longer'
+                )
+                _leave_process_group()
+                return
         with checks.config_blamed():
             checks.check_data(cfg, ('train', 'val'))
             checks.check_num_classes(cfg)
@@ -254,6 +263,14 @@ def _unbuilt(error: Exception) -> str:
     name, kind = unknown.groups()
     known = [name for registry in (*REGISTRIES, TRANSFORMS) for name in names_in(registry)]
     return f'the config names a {kind} {name!r}, which is not there; {near_names(name, known)}'
+
+
+def _is_over(plan: dict, meta: dict) -> bool:
+    """Whether a checkpoint has all that ``train_cfg`` asks for."""
+    epochs, iterations = plan.get('max_epochs'), plan.get('max_iters')
+    return (bool(epochs) and meta['epoch'] >= epochs) or (
+        bool(iterations) and meta['iter'] >= iterations
+    )
 
 
 def _take_our_parts(cfg: Config) -> None:

@@ -127,7 +127,7 @@ def test_checkpoints_that_a_training_can_go_on_from(tmp_path, without, words):
     meta.pop(without, None)
     torch.save(content, tmp_path / 'a.pth')
     if words is None:
-        assert checks.check_resumable(str(tmp_path / 'a.pth')) == 5
+        assert checks.check_resumable(str(tmp_path / 'a.pth'))['seed'] == 5
         return
     with pytest.raises(CheckpointError, match=words):
         checks.check_resumable(str(tmp_path / 'a.pth'))

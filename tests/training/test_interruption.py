@@ -68,6 +68,10 @@ def test_a_training_that_is_stopped_says_so_and_goes_on(workspace):
     assert training.returncode == 0, err
     assert f'iteration {last + 1} of {last + 1}' in out
     assert not list(folder.glob('.*.pth'))
+    training = start(folder, last + 1)
+    out, err = training.communicate(timeout=120)
+    assert training.returncode == 0, err
+    assert 'is the end of this training' in ' '.join(out.split())
 
 
 @pytest.mark.slow
