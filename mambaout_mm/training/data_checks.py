@@ -22,6 +22,7 @@ from mambaout_mm.errors import UserError
 
 from . import checks
 from .options import registered
+from .values import check_kinds
 
 # Images and label maps of a data set that are read before a training: some seconds.
 SAMPLE = 100
@@ -82,6 +83,7 @@ def check_whole(config: str) -> bool:
         UserError: If the config cannot be read, files of it are missing, or classes do not fit.
     """
     cfg = checks.load_config(config)
+    check_kinds(cfg)
     splits = [split for split in ('train', 'val', 'test') if cfg.get(f'{split}_dataloader')]
     checks.check_data(cfg, tuple(splits))
     for split in splits:

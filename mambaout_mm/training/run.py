@@ -46,6 +46,7 @@ DEAD_WORKER = re.compile(r'DataLoader worker .* (is killed|exited unexpectedly)'
 MISFIT = re.compile(r'Given groups=|mat1 and mat2 shapes cannot be multiplied|Prior generators? ')
 NOT_REGISTERED = re.compile(r'([\w.]+) is not in the \w+::(.+?) registry')
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
+PACKAGE, LIBRARIES = 'mambaout_mm', ('mmdet', 'mmseg', 'mmengine', 'mmcv')
 NO_ANNOTATIONS = 'need at least one array to concatenate'
 
 
@@ -103,7 +104,7 @@ def train(
         whole_files(),
         trusting(trust),
         checkpoints_are_data(),
-        _explained(cfg, training=True),
+        _explained(cfg, training=True, options=cfg_options),
     ):
         if resume is None and cfg.get('resume') and not cfg.get('load_from'):
             resume = 'auto'
@@ -207,7 +208,7 @@ def test(
         whole_files(),
         trusting(trust),
         checkpoints_are_data(),
-        _explained(cfg, training=False),
+        _explained(cfg, training=False, options=cfg_options),
     ):
         checks.check_data(cfg, ('test',))
         check_contents(cfg, ('test',))
@@ -335,7 +336,9 @@ def _warn_about_batch_size(cfg: Config) -> None:
 
 
 @contextmanager
-def _explained(cfg: Config, training: bool) -> Iterator[None]:
+def _explained(
+    cfg: Config, training: bool, options: dict[str, Any] | None = None
+) -> Iterator[None]:
     """Turn the known failures of a run into one sentence each."""
     loud, logging.raiseExceptions = logging.raiseExceptions, False  # of a log on a full disk
     try:
@@ -346,7 +349,7 @@ def _explained(cfg: Config, training: bool) -> Iterator[None]:
             raise
         raise plain from error
     except Exception as error:
-        sentence = _explanation(error, cfg, training)
+        sentence = _explanation(error, cfg, training) or _stopped_library(error, options or {})
         if sentence is None:
             raise
         raise UserError(sentence) from error
@@ -408,3 +411,31 @@ def _explanation(error: Exception, cfg: Config, training: bool) -> str | None:
     if any(frame.name.startswith('build_') for frame in frames):  # MMEngine's registries, Runner
         return _unbuilt(error)
     return None
+
+
+def _stopped_library(error: Exception, options: dict[str, Any]) -> str | None:
+    """For an error in mmdet, mmseg or MMEngine, which a value of the config has led to as a rule.
+
+    Returns:
+        str | None: None if this package's own code is nearer to the error.
+    """
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    parts = ((frame, Path(frame.filename).parts) for frame in frames)
+    # The operators in compat/ take what mmdet gives them
+    nearest = next(
+        ((f, p) for f, p in parts if {*LIBRARIES, PACKAGE} & {*p} and 'compat' not in p), None
+    )
+    if nearest is None or PACKAGE in nearest[1]:
+        return None
+    frame, place = nearest
+    library = next(part for part in reversed(place) if part in LIBRARIES)
+    lines = str(error).strip().splitlines() or ['no reason is given']
+    # A process that loads data sends its traceback, the error at its end
+    words = lines[-1] if 'Original Traceback' in str(error) else lines[0]
+    first = f' Look at what --cfg-options changed: {", ".join(options)}.' if options else ''
+    return (
+        f'{library} stops in {frame.name} ({place[-1]}, line {frame.lineno}): '
+        f'{type(error).__name__}: {words}. As a rule a value in the config is not what it needs.'
+        f'{first} --debug shows the traceback; if the config is one of configs/ and unchanged, '
+        'please report it'
+    )

@@ -131,6 +131,15 @@ def test_other_errors_say_where_their_traceback_is(run_tool, workspace, monkeypa
         run_tool('train.py', FEMTO, '--demo', '--debug')
 
 
+def test_a_value_that_a_library_stops_at(run_tool, workspace):
+    options = [*TWO_ITERATIONS, 'model.train_cfg.rpn.assigner.pos_iou_thr=much']
+    args = [FEMTO, '--demo', '--cfg-options', *options]
+    words = ['mmdet stops in ', 'TypeError', 'Look at what --cfg-options changed', 'pos_iou_thr']
+    failed_cleanly(run_tool('train.py', *args), *words)
+    _, _, err = run_tool('train.py', *args, '--debug')
+    assert 'Traceback (most recent call last)' in err
+
+
 def test_no_image_left(run_tool, workspace, demo_data):
     cfg = Config.fromfile(FEMTO)
     apply_demo(cfg, demo_data)
