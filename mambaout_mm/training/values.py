@@ -71,6 +71,7 @@ class Kind(NamedTuple):
 
 NONE, LIST = type(None), (list, tuple)
 KINDS = (
+    Kind('default_scope', (str,), "a name, as 'mmdet'"),
     Kind('model*.init_cfg', (dict, *LIST, NONE), 'a dict, a list of dicts or None'),
     Kind('model.neck', (dict, *LIST, NONE), 'a dict, a list of dicts or None'),
     Kind('model*.anchor_generator', (dict,), 'a dict'),
@@ -83,6 +84,7 @@ KINDS = (
     Kind('*_dataloader.dataset*.data_root', (str, NONE), 'the path of a folder or None'),
     Kind('*_dataloader.dataset*.ann_file', (str, NONE), 'the path of a file or None'),
     Kind('*_evaluator*.ann_file', (str, NONE), 'the path of a file or None'),
+    Kind('*_evaluator*.metric', (str, *LIST, NONE), 'a name or a list of names', (str,)),
     Kind('*_dataloader.dataset*.data_prefix', (dict, NONE), 'a dict of paths', (str, NONE)),
     Kind('*_dataloader.dataset*.metainfo', (dict, NONE), 'a dict'),
     Kind('*_dataloader.dataset*.metainfo.classes', (str, *LIST), 'a list of names', (str,)),
