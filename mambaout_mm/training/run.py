@@ -24,7 +24,7 @@ from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError, near_names
-from mambaout_mm.files import check_folder
+from mambaout_mm.files import LONGEST_NAME, check_folder
 from mambaout_mm.trust import trusting
 
 from . import checks
@@ -81,9 +81,17 @@ def train(
     Raises:
         UserError: For anything that the user can put right; the message says how.
     """
+    if resume == '':
+        raise UserError('--resume names no checkpoint; leave the empty name out for the latest one')
     cfg = checks.load_config(config)
     if demo:
-        apply_demo(cfg, Path('work_dirs') / 'demo_data')
+        try:
+            apply_demo(cfg, Path('work_dirs') / 'demo_data')
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(
+                f'--demo cannot put its data and schedule into {config}: {error}. It takes the '
+                'configs of configs/, and those that have one of them as _base_'
+            ) from error
     if amp:
         checks.check_amp()
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -181,11 +189,13 @@ def test(
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     check_values(cfg, 'testing')
     check_parts(cfg)
-    if out and not out.endswith(('.npz', '.pkl')):
+    if out is not None and not out.endswith(('.npz', '.pkl')):
         raise UserError(f'--out {out!r} must end in .npz or .pkl')
     check_folder(cfg.work_dir, 'the work dir')
     if out:
         check_folder(Path(out).parent, 'the folder of --out')
+        if len(os.fsencode(Path(out).name)) > LONGEST_NAME:
+            raise UserError(f'the name of --out is longer than {LONGEST_NAME} bytes; shorten it')
         if Path(out).is_dir():
             raise UserError(f'--out {out!r} is a folder; name a file in it')
     if show_dir:
@@ -193,13 +203,15 @@ def test(
     detection = cfg.get('default_scope') == 'mmdet'
     if show_dir:
         folder = str(Path(show_dir).absolute())
-        hooks = cfg.setdefault('default_hooks', {})
+        hooks = cfg.default_hooks = cfg.get('default_hooks') or {}
         if detection:  # the hook joins it to the run's folder, which an absolute path replaces
             hooks['visualization'] = dict(
                 type='DetVisualizationHook', draw=True, test_out_dir=folder
             )
         else:
             hooks['visualization'] = dict(type='SegVisualizationHook', draw=True, interval=1)
+            if not isinstance(cfg.get('visualizer'), dict):
+                raise UserError("--show-dir needs the visualizer of the config's _base_")
             cfg.visualizer.save_dir = folder
     if tta:
         _apply_tta(cfg)
@@ -265,7 +277,7 @@ def _take_our_parts(cfg: Config) -> None:
 
 
 def _apply_tta(cfg: Config) -> None:
-    if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+    if not (isinstance(cfg.get('tta_pipeline'), list) and isinstance(cfg.get('tta_model'), dict)):
         raise UserError(
             '--tta needs tta_model and tta_pipeline in the config. This project has them for '
             'segmentation; mmdet has no test-time augmentation of masks'
