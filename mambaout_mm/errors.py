@@ -40,7 +40,9 @@ def near_names(name: str, known: list[str], limit: int = 4) -> str:
 def add_debug_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--debug`` to a tool's parser."""
     parser.add_argument(
-        '--debug', action='store_true', help='show the traceback of an unexpected error'
+        '--debug',
+        action='store_true',
+        help='show the traceback of an unexpected error, or of the one behind a sentence',
     )
 
 
@@ -52,11 +54,14 @@ def exit_with_a_sentence(debug: bool = False) -> Iterator[None]:
     an unexpected error goes to a file, which the sentence names.
 
     Args:
-        debug (bool): Let unexpected errors through. Defaults to False.
+        debug (bool): Let unexpected errors through, and show the traceback of an error that a
+            sentence stands for. Defaults to False.
     """
     try:
         yield
     except UserError as error:
+        if debug and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

@@ -72,6 +72,18 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def read_file(path: Path) -> str:
+    """The text of a file, in UTF-8; a pipe of its name, which would be waited for, is refused.
+
+    Raises:
+        OSError: Also if there is anything but a file.
+        UnicodeDecodeError: If it is no text.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f'{str(path)!r} is no file')
+    return path.read_text(encoding='utf-8')
+
+
 @contextmanager
 def noted(failures: list[str]) -> Iterator[None]:
     """Put the message of a file that cannot be written to a list, so that others are written."""
@@ -99,9 +111,10 @@ def check_folder(folder: str | Path, what: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        inside = next((part for part in (folder, *folder.parents) if part.is_file()), None)
-        reason = f'{str(inside)!r} is a file' if inside else error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        inside = next((part for part in (folder, *folder.parents) if os.path.isfile(part)), None)
+        said = getattr(error, 'strerror', None) or str(error)
+        reason = f'{str(inside)!r} is a file' if inside else said
         raise UserError(
             f'{what} {str(folder)!r} cannot be used: {reason}; name another folder'
         ) from error

@@ -157,7 +157,7 @@ def find_pictures(inputs: list[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for text in inputs:
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if os.path.isfile(path):  # Path.is_file refuses a name that is too long
             matches = [path]
         else:
@@ -167,7 +167,7 @@ def find_pictures(inputs: list[str]) -> list[Path]:
                 for p in map(Path, sorted(glob.glob(pattern, recursive=True)))
                 if p.suffix.lower() in IMAGE_SUFFIXES
             ]
-        if not matches:
+        if not (text and matches):  # an empty name, as of a variable, would be this folder
             raise UserError(
                 f'no picture at {text!r}; a file, a folder or a quoted pattern such as '
                 f'"images/*.jpg" with one of {", ".join(IMAGE_SUFFIXES)} is expected'
@@ -248,6 +248,8 @@ def _segments(sample: Any, classes: list[str], prediction: Path) -> dict[str, An
 
 def _read_image(path: Path) -> np.ndarray:
     """A picture as (H, W, 3), BGR; by its bytes, since OpenCV dies of names that are no UTF-8."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError('it is no file')
     image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError('it cannot be read as a picture')

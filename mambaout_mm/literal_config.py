@@ -19,6 +19,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import registry as mmengine_registry
 
 from .errors import UserError
+from .files import read_file
 from .trust import is_trusted
 
 READER = sys.modules[Config.__module__].__file__
@@ -34,7 +35,7 @@ def read_config(path: Path) -> Config:
     if is_trusted():
         return _executed(lambda: Config.fromfile(path, import_custom_modules=False), str(path))
     try:
-        text = path.read_text(encoding='utf-8')
+        text = read_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} cannot be read as a config: {error}') from error
     return config_of_text(text, str(path))

@@ -1,11 +1,12 @@
 """Files that are whole at any moment."""
 
+import os
 import resource
 
 import pytest
 
 from mambaout_mm.errors import UserError
-from mambaout_mm.files import check_folder, noted, whole_file, write_bytes, write_text
+from mambaout_mm.files import check_folder, noted, read_file, whole_file, write_bytes, write_text
 
 
 @pytest.fixture
@@ -73,3 +74,18 @@ def test_a_file_that_cannot_be_written_is_noted_and_the_next_one_is_there(tmp_pa
     assert (tmp_path / 'b').read_text() == 'text'
     with pytest.raises(UserError):
         write_text(tmp_path / 'b' / 'c', 'text')
+
+
+@pytest.mark.parametrize('name', ['a' * 300, 'a\0b'])
+def test_a_folder_whose_name_no_system_takes(name, tmp_path):
+    with pytest.raises(UserError, match='the work dir .* cannot be used: .*; name another folder'):
+        check_folder(tmp_path / name, 'the work dir')
+
+
+@pytest.mark.parametrize('make', [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_waited_for(make, tmp_path):
+    make(tmp_path / 'config.py')
+    with pytest.raises(OSError, match='is no file'):
+        read_file(tmp_path / 'config.py')
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / 'nowhere.py')

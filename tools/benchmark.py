@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.rounds < 3:
         parser.error('--rounds must be at least 3')
+    if not args.limit > 0:  # nor nan
+        parser.error(f'--limit {args.limit:g} must be above 0 seconds')
     if args.batch < 1:
         parser.error('--batch must be at least 1')
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     add_trust_argument(parser)
     add_debug_argument(parser)
     args = parser.parse_args(argv)
-    if args.budget <= 0:
+    if not args.budget > 0:  # nor nan
         parser.error(f'--budget {args.budget:g} must be above 0 seconds')
     if args.check and 'cost' not in args.only:
         parser.error('--check compares costs: add cost to --only')

@@ -6,12 +6,14 @@ over.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from mambaout_mm.data.catalogue import DATASETS
 from mambaout_mm.data.prepare import check, prepare
 from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
+from mambaout_mm.files import LONGEST_NAME
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_debug_argument(parser)
     args = parser.parse_args(argv)
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in args.root.parts):
+        parser.error(f'--root: a name in it is longer than {LONGEST_NAME} bytes')
     is_config = args.check and args.dataset.endswith('.py')
     if args.dataset not in DATASETS and not is_config:
         parser.error(

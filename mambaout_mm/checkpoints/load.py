@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def load_backbone_weights(
     """
     try:
         state_dict, wrapper = unwrap(read_checkpoint(checkpoint), key)
-        state_dict = backbone.convert_checkpoint(select(state_dict, prefix))
+        state_dict = converted(backbone, select(state_dict, prefix))
         fresh = check_backbone(backbone, state_dict)
     except CheckpointError as error:
         name = type(backbone).__name__
@@ -82,14 +83,45 @@ def unwrap(content: Mapping[str, Any], key: str | None = None) -> tuple[dict[str
         )
     for wrapper in WRAPPERS if key is None else (key,):
         if isinstance(content.get(wrapper), Mapping):
-            inner, deeper = unwrap(content[wrapper])
+            try:
+                inner, deeper = unwrap(content[wrapper])
+            except RecursionError as error:
+                raise CheckpointError(f'its {wrapper!r} holds itself, or has no end') from error
             return inner, f'{wrapper}.{deeper}' if deeper else wrapper
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
     if not tensors:
         raise CheckpointError(
             f'no state dict in it; its keys are {", ".join(map(str, list(content)[:8])) or "none"}'
         )
+    odd = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
+    if odd:
+        raise CheckpointError(
+            f'{len(odd)} of its {len(tensors)} tensors are no plain ones, but sparse, quantised, '
+            f'complex, nested or without content ({", ".join(odd[:3])}); save the weights as '
+            'ordinary tensors of floats'
+        )
     return tensors, ''
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
+        and tensor.layout is torch.strided
+    )
+
+
+def converted(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the backbone's own names: its ``convert_checkpoint``.
+
+    Raises:
+        CheckpointError: If it is of no layout that the family knows, or of other shapes.
+    """
+    try:
+        return backbone.convert_checkpoint(state_dict)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:  # of tensors' shapes
+        raise CheckpointError(
+            f'its tensors have not the shapes of a {type(backbone).__name__}: {error}'
+        ) from error
 
 
 def select(state_dict: dict[str, Tensor], prefix: str | None = None) -> dict[str, Tensor]:
@@ -132,8 +164,12 @@ def check_backbone(backbone: 'PyramidBackbone', state_dict: dict[str, Tensor]) -
         {name: tensor for name, tensor in state_dict.items() if name not in left_out},
     )
     if problems:
+        try:
+            described = backbone.describe_checkpoint(state_dict)
+        except IndexError:
+            described = 'tensors of too few dimensions'
         raise CheckpointError(
-            f'it holds {backbone.describe_checkpoint(state_dict)}, which does not fit this model '
+            f'it holds {described}, which does not fit this model '
             f'of depths {backbone.depths}, dims {backbone.dims}: {problems}'
         )
     return sorted(missing)
@@ -149,12 +185,28 @@ def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
             for name in own
             if name in given and own[name].shape != given[name].shape
         ],
+        'integers in the file': [
+            name
+            for name in own
+            if name in given
+            and own[name].is_floating_point()
+            and not given[name].is_floating_point()
+        ],
+        'with values that are no finite numbers': [
+            name for name in own if name in given and not _is_finite(given[name])
+        ],
     }
     return '; '.join(
         f'{len(names)} {what} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
         for what, names in found.items()
         if names
     )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.is_meta or not tensor.is_floating_point():
+        return True
+    return bool(tensor.float().isfinite().all())  # of eight bits, torch has no isfinite
 
 
 def _optional(state_dict: Mapping[str, Tensor]) -> set[str]:

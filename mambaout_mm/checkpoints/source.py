@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -24,6 +25,7 @@ from .catalogue import SCHEMES, resolve
 from .errors import CheckpointError
 
 TIMM_SCHEME = 'timm://'
+LONGEST_NAME = 200  # of a download: file systems allow 255 bytes, some go to its digest
 
 
 def _statistics_method(owner: type, name: str) -> Any:
@@ -74,8 +76,8 @@ def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
     if '://' in checkpoint:
         path = _download(checkpoint)
     else:
-        path = Path(checkpoint).expanduser()
-        if not path.is_file():
+        path = Path(os.path.expanduser(checkpoint))
+        if not os.path.isfile(path):  # Path.is_file refuses a name that is too long
             raise CheckpointError(f'there is no checkpoint file {path.absolute()}')
     return _read_file(path)
 
@@ -97,25 +99,28 @@ def _from_timm(checkpoint: str) -> dict[str, Tensor]:
 
 def _download(checkpoint: str) -> Path:
     url = resolve(checkpoint) if checkpoint.startswith(SCHEMES) else checkpoint
-    parts = urlparse(url)
+    try:
+        parts = urlparse(url)
+    except ValueError as error:
+        raise CheckpointError(f'{checkpoint!r} is no URL: {error}') from error
     if parts.scheme not in ('http', 'https'):
         raise CheckpointError(
             f'cannot load a checkpoint from {checkpoint!r}; a path, an http(s) URL, '
             f'mambaout://tiny, vmamba://tiny_s1l8 or {TIMM_SCHEME}convnext_tiny.fb_in1k is expected'
         )
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    name = os.path.basename(parts.path)
+    name = os.path.basename(parts.path)[-LONGEST_NAME:]
     if url == checkpoint:  # not from the catalogue: many addresses end in model.safetensors
         name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
     path = folder / name
     # One process of each machine downloads; hub writes to a temporary file and renames it. The
     # others wait, whatever becomes of it.
-    failure: OSError | None = None
+    failure: Exception | None = None
     if int(os.environ.get('LOCAL_RANK', 0)) == 0 and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path))
-        except OSError as error:
+        except (OSError, ValueError, HTTPException) as error:  # the last of an odd host or port
             failure = error
     barrier()
     if not path.exists():

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.backbones.simple_pyramid import PlainBackbone
 from mambaout_mm.config_files import find_config
+from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
+from mambaout_mm.training.checks import load_config
 
 PYRAMID = (4, 8, 16, 32)  # strides that the heads take
 # The recipe that every backbone is put into, and the size at which the papers count its MACs.
@@ -192,12 +194,13 @@ def _look_up(name: str) -> list[Entry]:
     kind, colon, variant = name.partition(':')
     scope = kind.split('.')[0] if '.' in kind else 'mambaout_mm'
     full = kind if '.' in kind else f'{scope}.{kind}'
-    if not colon or MODELS.get(full) is None:
+    named = all(part.isidentifier() for part in full.split('.'))
+    if not (colon and named) or MODELS.get(full) is None:
         known = [*PRESETS, *_BY_NAME]
         raise UserError(
-            f'{name!r} is no backbone to compare; {near_names(name, known)} Or TYPE:VARIANT, as '
-            'in VMamba:small_s1l20, TimmPyramid:resnet50 and mmdet.ResNet:depth=50, or the path of '
-            'a config'
+            f'{_start_of(name)!r} is no backbone to compare; {near_names(name, known)} Or '
+            'TYPE:VARIANT, as in VMamba:small_s1l20, TimmPyramid:resnet50 and '
+            'mmdet.ResNet:depth=50, or the path of a config'
         )
     if '=' in variant:
         backbone = dict(type=full, **_arguments(name, variant))
@@ -213,19 +216,31 @@ def _arguments(name: str, text: str) -> dict[str, Any]:
     """'depth=50, out_indices=(1, 2)' as a dict."""
     try:
         call = ast.parse(f'dict({text})', mode='eval').body
-        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f'the arguments of {name!r} are no Python literals: {error}') from error
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+            raise ValueError('write NAME=VALUE, NAME=VALUE')
+        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
+        reason = str(error) or 'they are nested too deeply'  # as Python's parser refuses depth
+        raise UserError(
+            f'the arguments of {_start_of(name)!r} are no Python literals: {reason}'
+        ) from error
+    if 'type' in arguments or None in arguments:
+        raise UserError(f'the arguments of {_start_of(name)!r} must have names, and none is type')
+    return arguments
+
+
+def _start_of(name: str) -> str:
+    return name if len(name) <= 80 else f'{name[:77]}...'
 
 
 def _from_config(path: Path) -> Entry:
+    cfg = load_config(str(path))
     try:
-        cfg = Config.fromfile(path)
         backbone = cfg.model.backbone.to_dict()
-    except (FileNotFoundError, SyntaxError) as error:
-        raise UserError(f'{str(path)!r} cannot be read as a config: {error}') from error
     except AttributeError as error:
         raise UserError(f'{str(path)!r} has no model.backbone to compare') from error
+    if not all(isinstance(key, str) for _, node in dicts_in(backbone) for key in node):
+        raise UserError(f'{str(path)!r}: a key in model.backbone is no name')
     backbone.pop('init_cfg', None)
     scope = cfg.get('default_scope', 'mmengine')
     return Entry(path.stem, '', backbone, scope=scope, path=str(path))

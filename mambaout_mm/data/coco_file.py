@@ -1,6 +1,7 @@
 """Whether a COCO annotation file has what mmdet and COCO's evaluation will ask of it."""
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,13 +176,17 @@ def _mask_problems(annotation: dict, image: dict, evaluated: bool) -> Iterator[s
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # math.isfinite refuses integers that no float can hold
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_polygon(value: Any) -> bool:
     # All at once: a file has millions of these numbers.
     numbers = isinstance(value, list) and set(map(type, value)) <= {int, float}
-    return numbers and math.isfinite(sum(value))
+    try:
+        return numbers and math.isfinite(sum(value))
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _usable(segmentation: dict | list[list]) -> bool:

@@ -11,6 +11,8 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mambaout_mm.errors import UserError
+
 LOSS_LINES = 5
 
 
@@ -85,10 +87,17 @@ def output_into(path: Path) -> Iterator[Display]:
 
     Yields:
         Display: What goes on to the screen.
+
+    Raises:
+        UserError: If the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('a', buffering=1)
+    except OSError as error:
+        raise UserError(f'{str(path)!r} cannot be written: {error.strerror}') from error
     display = Display(Console(file=sys.stdout))
-    with path.open('a', buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+    with file, redirect_stdout(file), redirect_stderr(file):
         try:
             yield display
         finally:

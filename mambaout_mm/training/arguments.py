@@ -69,8 +69,8 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> dict[str, Any]:
     )
     add_trust_argument(parser)
     add_debug_argument(parser)
-    parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     arguments = vars(parser.parse_args())
     rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', arguments.pop('local_rank'))
-    os.environ.setdefault('LOCAL_RANK', rank)
+    os.environ.setdefault('LOCAL_RANK', str(rank))
     return arguments

@@ -112,7 +112,9 @@ class KeepingCheckpointHook(CheckpointHook):
         if not is_main_process():
             return
         write_text(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt)
-        (Path(runner.work_dir) / PREEMPTED).unlink(missing_ok=True)
+        preempted = Path(runner.work_dir) / PREEMPTED
+        if not preempted.is_dir():
+            preempted.unlink(missing_ok=True)
         for name in removed:
             path = self.file_backend.join_path(self.out_dir, name)
             if self.file_backend.isfile(path):
@@ -144,7 +146,8 @@ def newest_whole_checkpoint(work_dir: str | Path) -> str | None:
         UserError: If there are checkpoints, but none that reads whole.
     """
     for path in Path(work_dir).glob('.*.pth'):
-        path.unlink(missing_ok=True)  # of a run that was killed while it wrote
+        if not path.is_dir():
+            path.unlink(missing_ok=True)  # of a run that was killed while it wrote
     numbered = []
     for path in Path(work_dir).glob('*.pth'):
         kind, _, number = path.stem.partition('_')
@@ -173,7 +176,8 @@ def _is_whole(path: Path) -> bool:
 
 def _iterations(path: Path) -> int:
     meta = read_checkpoint(str(path)).get('meta')
-    return meta.get('iter', 0) if isinstance(meta, dict) else 0
+    iterations = meta.get('iter') if isinstance(meta, dict) else None
+    return iterations if isinstance(iterations, int) else 0
 
 
 def what_is_wrong(path: Path) -> str:
@@ -181,6 +185,8 @@ def what_is_wrong(path: Path) -> str:
 
     Nothing in it is unpickled.
     """
+    if not path.is_file():  # a pipe would be waited for
+        return 'it is no file'
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import nn
 
 from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.checkpoints import CheckpointError, check_backbone, read_checkpoint
-from mambaout_mm.checkpoints.load import differences, select, unwrap
+from mambaout_mm.checkpoints.load import converted, differences, select, unwrap
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
 
@@ -36,19 +37,26 @@ def load_config(path: str) -> Config:
         UserError: If there is no such file, or it cannot be read as a config.
     """
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):  # Path.is_file refuses a name that is too long
         siblings = sorted(str(p) for p in file.parent.glob('*.py'))
         if not siblings:
             siblings = sorted(str(p) for p in Path('configs').glob('*/*.py'))
         hint = f'; {near_names(path, siblings)}' if siblings else ''
         raise UserError(f'there is no config {path!r}{hint}')
     try:
-        return Config.fromfile(path)
-    except Exception as error:  # a config is Python and may raise anything
+        cfg = Config.fromfile(path)
+    except (Exception, SystemExit) as error:  # a config is Python and may raise anything
         raise UserError(f'{path} cannot be read as a config: {_place_and_words(error)}') from error
+    scope = cfg.get('default_scope', 'mmengine')
+    if not isinstance(scope, str):
+        raise UserError(
+            f'{path} cannot be read as a config: default_scope must be a name, as '
+            f"'mmdet', not {scope!r}"
+        )
+    return cfg
 
 
-def _place_and_words(error: Exception) -> str:
+def _place_and_words(error: BaseException) -> str:
     """What a config raised, with its line there."""
     if isinstance(error, RecursionError):
         return 'its _base_ leads back to itself'
@@ -162,6 +170,8 @@ def check_classes(dataset: dict, always: bool = False) -> None:
     Raises:
         UserError: If classes are missing from the file or in another order there.
     """
+    if 'type' not in dataset:
+        raise UserError(f'a data set in the config has no type, as CocoDataset: {_start(dataset)}')
     cls = registered(DATASETS, dataset['type'])
     path = local_path(dataset.get('data_root'), dataset.get('ann_file'))
     if path is None or path.suffix != '.json' or not hasattr(cls, 'COCOAPI'):
@@ -176,7 +186,7 @@ def check_classes(dataset: dict, always: bool = False) -> None:
     try:
         content = json.loads(path.read_text())
         found = [category['name'] for category in content['categories']]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f'{path} is not a COCO annotation file: {error!r}') from error
     absent = [name for name in wanted if name not in found]
     if absent:
@@ -195,6 +205,11 @@ def check_classes(dataset: dict, always: bool = False) -> None:
         )
 
 
+def _start(node: dict) -> str:
+    text = str(dict(node))
+    return text if len(text) <= 100 else f'{text[:97]}...'
+
+
 def _some(names: list[str]) -> str:
     shown = ', '.join(map(repr, names[:5]))
     return f'{shown} and {len(names) - 5} more' if len(names) > 5 else shown
@@ -211,13 +226,13 @@ def check_num_classes(cfg: Config) -> None:
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     dataset = next(iter(_datasets(cfg.get('train_dataloader'))), None)
-    cls = registered(DATASETS, dataset['type']) if dataset else None
+    cls = registered(DATASETS, dataset.get('type')) if dataset else None
     if cls is None or cls.__name__ == 'CocoPanopticDataset':
         return
     classes = {**cls.METAINFO, **(dataset.get('metainfo') or {})}.get('classes')
     if not classes or isinstance(classes, str):
         return
-    for path, head in dicts_in(cfg.model, 'model'):
+    for path, head in dicts_in(cfg.get('model'), 'model'):
         # A head may be one of a list: roi_head.bbox_head.0
         name = [part for part in path.split('.') if not part.isdigit()][-1]
         if name in HEADS and head.get('num_classes', len(classes)) != len(classes):
@@ -293,7 +308,7 @@ def check_resumable(checkpoint: str) -> dict[str, Any]:
     content = read_checkpoint(checkpoint)
     meta = content.get('meta')
     meta = meta if isinstance(meta, dict) else {}
-    missing = [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta.get(key), int)]
+    missing = [f'meta.{key}' for key in ('epoch', 'iter') if not _is_count(meta.get(key))]
     missing += [k for k in ('message_hub', 'optimizer') if not isinstance(content.get(k), dict)]
     if missing:
         raise CheckpointError(
@@ -302,6 +317,15 @@ def check_resumable(checkpoint: str) -> dict[str, Any]:
             f'load_from={checkpoint}'
         )
     return meta
+
+
+def is_seed(value: Any) -> bool:
+    """Whether a checkpoint's ``meta.seed`` can be the seed of a training."""
+    return _is_count(value) and value < 2**32
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < sys.maxsize
 
 
 def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:
@@ -320,7 +344,7 @@ def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:
     content = read_checkpoint(checkpoint)
     try:
         state_dict, _ = unwrap(content)
-        check_backbone(backbone, backbone.convert_checkpoint(select(state_dict, 'backbone.')))
+        check_backbone(backbone, converted(backbone, select(state_dict, 'backbone.')))
     except CheckpointError as error:
         raise CheckpointError(
             f'load_from={checkpoint!r} has another backbone than this config: {error}. A '

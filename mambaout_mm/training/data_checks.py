@@ -22,6 +22,7 @@ from mambaout_mm.errors import UserError
 
 from . import checks
 from .options import registered
+from .values import check_kinds
 
 # Images and label maps of a data set that are read before a training: some seconds.
 SAMPLE = 100
@@ -82,6 +83,7 @@ def check_whole(config: str) -> bool:
         UserError: If the config cannot be read, files of it are missing, or classes do not fit.
     """
     cfg = checks.load_config(config)
+    check_kinds(cfg)
     splits = [split for split in ('train', 'val', 'test') if cfg.get(f'{split}_dataloader')]
     checks.check_data(cfg, tuple(splits))
     for split in splits:
@@ -213,7 +215,7 @@ def _transform(dataset: dict, name: str) -> dict | None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f'{path} is not a COCO annotation file: {error}') from error
 
 
@@ -244,16 +246,20 @@ def _check_coco_images(
     found.looked_at.append(f'{path} with {len(looked_at)} of {len(images)} images')
 
 
+def _list_in(content: dict, key: str) -> list:
+    return content[key] if isinstance(content.get(key), list) else []
+
+
 def _used_images(content: dict, dataset: dict) -> list[dict]:
     """The images of an annotation file that mmdet will load."""
     images = [
         image
-        for image in content.get('images') or []
+        for image in _list_in(content, 'images')
         if isinstance(image, dict) and isinstance(image.get('file_name'), str) and 'id' in image
     ]
     filtered = dataset.get('filter_cfg') or {}
     if filtered.get('filter_empty_gt') and not dataset.get('test_mode'):
-        annotations = content.get('annotations') or []
+        annotations = _list_in(content, 'annotations')
         used = {repr(a.get('image_id')) for a in annotations if isinstance(a, dict)}
         images = [image for image in images if repr(image['id']) in used]
     indices = dataset.get('indices')
@@ -336,7 +342,7 @@ def _existing(paths: Iterable[Path], whose: str, found: Findings) -> set[Path]:
             inside = os.listdir(path.parent) if path.parent.is_dir() else ()
             names[path.parent] = set(inside)
         # A folder may not care for capitals
-        if path.name in names[path.parent] or path.exists():
+        if path.name in names[path.parent] or os.path.exists(path):
             there.add(path)
         else:
             missing.append(path)

@@ -4,12 +4,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dataset import Compose
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mambaout_mm.checkpoints import CheckpointError
 from mambaout_mm.data.images import LabelRules, check_shape, image_size, read_label_map
 from mambaout_mm.errors import UserError
+
+# What PyTorch and MMEngine raise of an optimizer's state, schedulers and logs that do not fit.
+UNRESUMABLE = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class NamingPipeline(Compose):
@@ -76,7 +89,27 @@ def _sentence(error: Exception, transform: Any, image: Any, labels: Any) -> str:
 
 
 class NamingRunner(Runner):
-    """MMEngine's Runner with a :class:`NamingPipeline` in each data set that it builds."""
+    """MMEngine's Runner, which names the files of a sample and the checkpoint that it stops at.
+
+    Each data set that it builds has a :class:`NamingPipeline`.
+    """
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """As MMEngine's.
+
+        Raises:
+            CheckpointError: If what the checkpoint holds beside the weights does not fit.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+            wrong = _misfits(self.optim_wrapper)
+        except torch.OutOfMemoryError:
+            raise
+        except UNRESUMABLE as error:
+            wrong = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise _unresumable(filename, wrong) from error
+        if wrong:
+            raise _unresumable(filename, wrong)
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
@@ -86,6 +119,32 @@ class NamingRunner(Runner):
             if type(getattr(dataset, 'pipeline', None)) is Compose:
                 dataset.pipeline = NamingPipeline(dataset.pipeline, LabelRules.of(dataset))
         return built
+
+
+def _misfits(wrapper: Any) -> str:
+    """The first state of an optimizer that has not its parameter's shape: it would be read beyond.
+
+    A wrapper of several optimizers is not looked into.
+    """
+    optimizer = getattr(wrapper, 'optimizer', None)
+    for parameter, state in getattr(optimizer, 'state', {}).items():
+        for name, tensor in state.items():
+            # Adafactor's, for one, has factors of other shapes
+            averaged = name in ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer')
+            if averaged and tensor is not None and tensor.shape != parameter.shape:
+                return (
+                    f'the optimizer has {name} of shape {tuple(tensor.shape)} for a parameter of '
+                    f'shape {tuple(parameter.shape)}'
+                )
+    return ''
+
+
+def _unresumable(filename: str, wrong: str) -> CheckpointError:
+    return CheckpointError(
+        f'the training cannot go on from checkpoint {filename!r}: {wrong}. Give the config that it '
+        f'was trained with; or start a training from its weights with --cfg-options '
+        f'load_from={filename}, without --resume'
+    )
 
 
 def _datasets(dataset: Any) -> Iterator[Any]:

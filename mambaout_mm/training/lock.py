@@ -33,6 +33,7 @@ def locked(work_dir: str | Path, launcher: str = 'none') -> Iterator[None]:
     path = Path(work_dir) / '.lock'
     mine = dict(pid=os.getpid(), host=socket.gethostname())
     try:
+        str(path).encode()  # MMEngine writes it into its log
         path.parent.mkdir(parents=True, exist_ok=True)
         if _is_stale(path, mine):
             path.unlink(missing_ok=True)
@@ -42,10 +43,10 @@ def locked(work_dir: str | Path, launcher: str = 'none') -> Iterator[None]:
         if not path.parent.is_dir():
             raise UserError(f'the work dir {str(work_dir)!r} is a file') from error
         raise UserError(
-            f'another training runs in {str(work_dir)!r} ({path.read_text()}); give this one '
+            f'another training runs in {str(work_dir)!r} ({_holder(path)}); give this one '
             f'another --work-dir, or remove {str(path)!r} if that one has ended'
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte, or no UTF-8
         raise UserError(f'the work dir {str(work_dir)!r} cannot be used: {error}') from error
     try:
         yield
@@ -53,14 +54,20 @@ def locked(work_dir: str | Path, launcher: str = 'none') -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def _holder(path: Path) -> str:
+    return path.read_text(errors='replace') if path.is_file() else 'its lock is no file'
+
+
 def _is_stale(path: Path, mine: dict) -> bool:
     """Whether the lock's process has surely ended: on this host there is none of its number."""
+    if path.exists() and not path.is_file():  # to read a pipe would wait for ever
+        return False
     try:
         other = json.loads(path.read_text())
         pid, host = int(other['pid']), other['host']
     except FileNotFoundError:
         return False
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return True  # cut off when its writer was killed
     if host != mine['host']:
         return False
@@ -68,7 +75,7 @@ def _is_stale(path: Path, mine: dict) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
         return False

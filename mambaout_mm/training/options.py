@@ -156,8 +156,10 @@ def _arguments(node: dict) -> tuple[list[str], bool]:
     return names, True
 
 
-def registered(registry: Registry, name: str) -> Any:
-    """What ``name`` means in the default scope; None if nothing."""
+def registered(registry: Registry, name: Any) -> Any:
+    """What ``name`` means in the default scope; None if nothing. A class means itself."""
+    if not isinstance(name, str):
+        return name if inspect.isclass(name) else None
     with registry.switch_scope_and_registry(None) as scoped:
         return scoped.get(name)
 

@@ -24,7 +24,7 @@ from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError, near_names
-from mambaout_mm.files import check_folder
+from mambaout_mm.files import LONGEST_NAME, check_folder
 from mambaout_mm.trust import trusting
 
 from . import checks
@@ -46,6 +46,7 @@ DEAD_WORKER = re.compile(r'DataLoader worker .* (is killed|exited unexpectedly)'
 MISFIT = re.compile(r'Given groups=|mat1 and mat2 shapes cannot be multiplied|Prior generators? ')
 NOT_REGISTERED = re.compile(r'([\w.]+) is not in the \w+::(.+?) registry')
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
+PACKAGE, LIBRARIES = 'mambaout_mm', ('mmdet', 'mmseg', 'mmengine', 'mmcv')
 NO_ANNOTATIONS = 'need at least one array to concatenate'
 
 
@@ -80,10 +81,18 @@ def train(
     Raises:
         UserError: For anything that the user can put right; the message says how.
     """
+    if resume == '':
+        raise UserError('--resume names no checkpoint; leave the empty name out for the latest one')
     cfg = checks.load_config(config)
     with checks.config_blamed():
         if demo:
-            apply_demo(cfg, Path('work_dirs') / 'demo_data')
+            try:
+                apply_demo(cfg, Path('work_dirs') / 'demo_data')
+            except (AttributeError, KeyError, TypeError) as error:
+                raise UserError(
+                    f'--demo cannot put its data and schedule into {config}: {error}. It takes '
+                    'the configs of configs/, and those that have one of them as _base_'
+                ) from error
         if amp:
             checks.check_amp()
             cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -104,7 +113,7 @@ def train(
         whole_files(),
         trusting(trust),
         checkpoints_are_data(),
-        _explained(cfg, training=True),
+        _explained(cfg, training=True, options=cfg_options),
     ):
         if resume is None and cfg.get('resume') and not cfg.get('load_from'):
             resume = 'auto'
@@ -116,7 +125,7 @@ def train(
         if cfg.get('resume') and cfg.get('load_from'):
             # Before anything is built: MMEngine takes the seed up when data are drawn up already
             meta = checks.check_resumable(cfg.load_from)
-            if isinstance(meta.get('seed'), int):
+            if checks.is_seed(meta.get('seed')):
                 cfg.randomness = dict(cfg.get('randomness') or {}, seed=meta['seed'])
             if _is_over(cfg.train_cfg, meta):
                 say = display.console.print if demo else print
@@ -193,11 +202,13 @@ def test(
         cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
         check_values(cfg, 'testing')
         check_parts(cfg)
-    if out and not out.endswith(('.npz', '.pkl')):
+    if out is not None and not out.endswith(('.npz', '.pkl')):
         raise UserError(f'--out {out!r} must end in .npz or .pkl')
     check_folder(cfg.work_dir, 'the work dir')
     if out:
         check_folder(Path(out).parent, 'the folder of --out')
+        if len(os.fsencode(Path(out).name)) > LONGEST_NAME:
+            raise UserError(f'the name of --out is longer than {LONGEST_NAME} bytes; shorten it')
         if Path(out).is_dir():
             raise UserError(f'--out {out!r} is a folder; name a file in it')
     if show_dir:
@@ -205,13 +216,15 @@ def test(
     detection = cfg.get('default_scope') == 'mmdet'
     if show_dir:
         folder = str(Path(show_dir).absolute())
-        hooks = cfg.setdefault('default_hooks', {})
+        hooks = cfg.default_hooks = cfg.get('default_hooks') or {}
         if detection:  # the hook joins it to the run's folder, which an absolute path replaces
             hooks['visualization'] = dict(
                 type='DetVisualizationHook', draw=True, test_out_dir=folder
             )
         else:
             hooks['visualization'] = dict(type='SegVisualizationHook', draw=True, interval=1)
+            if not isinstance(cfg.get('visualizer'), dict):
+                raise UserError("--show-dir needs the visualizer of the config's _base_")
             cfg.visualizer.save_dir = folder
     if tta:
         _apply_tta(cfg)
@@ -220,7 +233,7 @@ def test(
         whole_files(),
         trusting(trust),
         checkpoints_are_data(),
-        _explained(cfg, training=False),
+        _explained(cfg, training=False, options=cfg_options),
     ):
         with checks.config_blamed():
             checks.check_data(cfg, ('test',))
@@ -286,7 +299,7 @@ def _take_our_parts(cfg: Config) -> None:
 
 
 def _apply_tta(cfg: Config) -> None:
-    if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+    if not (isinstance(cfg.get('tta_pipeline'), list) and isinstance(cfg.get('tta_model'), dict)):
         raise UserError(
             '--tta needs tta_model and tta_pipeline in the config. This project has them for '
             'segmentation; mmdet has no test-time augmentation of masks'
@@ -357,7 +370,9 @@ def _warn_about_batch_size(cfg: Config) -> None:
 
 
 @contextmanager
-def _explained(cfg: Config, training: bool) -> Iterator[None]:
+def _explained(
+    cfg: Config, training: bool, options: dict[str, Any] | None = None
+) -> Iterator[None]:
     """Turn the known failures of a run into one sentence each."""
     loud, logging.raiseExceptions = logging.raiseExceptions, False  # of a log on a full disk
     try:
@@ -368,7 +383,7 @@ def _explained(cfg: Config, training: bool) -> Iterator[None]:
             raise
         raise plain from error
     except Exception as error:
-        sentence = _explanation(error, cfg, training)
+        sentence = _explanation(error, cfg, training) or _stopped_library(error, options or {})
         if sentence is None:
             raise
         raise UserError(sentence) from error
@@ -430,3 +445,31 @@ def _explanation(error: Exception, cfg: Config, training: bool) -> str | None:
     if any(frame.name.startswith('build_') for frame in frames):  # MMEngine's registries, Runner
         return _unbuilt(error)
     return None
+
+
+def _stopped_library(error: Exception, options: dict[str, Any]) -> str | None:
+    """For an error in mmdet, mmseg or MMEngine, which a value of the config has led to as a rule.
+
+    Returns:
+        str | None: None if this package's own code is nearer to the error.
+    """
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    parts = ((frame, Path(frame.filename).parts) for frame in frames)
+    # The operators in compat/ take what mmdet gives them
+    nearest = next(
+        ((f, p) for f, p in parts if {*LIBRARIES, PACKAGE} & {*p} and 'compat' not in p), None
+    )
+    if nearest is None or PACKAGE in nearest[1]:
+        return None
+    frame, place = nearest
+    library = next(part for part in reversed(place) if part in LIBRARIES)
+    lines = str(error).strip().splitlines() or ['no reason is given']
+    # A process that loads data sends its traceback, the error at its end
+    words = lines[-1] if 'Original Traceback' in str(error) else lines[0]
+    first = f' Look at what --cfg-options changed: {", ".join(options)}.' if options else ''
+    return (
+        f'{library} stops in {frame.name} ({place[-1]}, line {frame.lineno}): '
+        f'{type(error).__name__}: {words}. As a rule a value in the config is not what it needs.'
+        f'{first} --debug shows the traceback; if the config is one of configs/ and unchanged, '
+        'please report it'
+    )

@@ -40,23 +40,66 @@ DICTS = (
     'randomness',
     'visualizer',
 )
-
-
 LISTS = ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')  # or a single dict
 
 
-# What may be at a place, with its name in messages; None may be anywhere.
+class Kind(NamedTuple):
+    """What the values at some places of a config may be, numbers aside.
+
+    Attributes:
+        places (str): Dotted path with ``*`` for anything.
+        types (tuple[type, ...]): Of the values.
+        words (str): The same for messages.
+        items (tuple[type, ...]): Of what is in a list or under the keys of a dict. Defaults to
+            anything.
+    """
+
+    places: str
+    types: tuple[type, ...]
+    words: str
+    items: tuple[type, ...] = (object,)
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is right."""
+        if not isinstance(value, self.types) or isinstance(value, bool):
+            return False
+        inside = value.values() if isinstance(value, dict) else value
+        return not isinstance(value, dict | list | tuple) or all(
+            isinstance(item, self.items) for item in inside
+        )
+
+
+NONE, LIST = type(None), (list, tuple)
 KINDS = (
-    ('*.data_root', str, 'a string'),
-    ('*.ann_file', str, 'a string'),
-    ('*.data_prefix', dict, 'a dict'),
-    ('*.metainfo', dict, 'a dict'),
-    ('*.type', (str, type, Callable), 'the name of a class'),
-    ('*.strides', (list, tuple), 'a list'),
-    ('*.featmap_strides', (list, tuple), 'a list'),
-    ('default_scope', str, "'mmdet' or 'mmseg'"),
-    ('work_dir', str, 'a string'),
-    ('load_from', str, 'a string'),
+    Kind('default_scope', (str,), "a name, as 'mmdet'"),
+    Kind('work_dir', (str, NONE), 'the path of a folder or None'),
+    Kind('load_from', (str, NONE), 'the path or URL of a checkpoint or None'),
+    Kind('*.type', (str, type, Callable), 'the name of a class'),
+    Kind('model*.init_cfg', (dict, *LIST, NONE), 'a dict, a list of dicts or None'),
+    Kind('model.neck', (dict, *LIST, NONE), 'a dict, a list of dicts or None'),
+    Kind('model*.anchor_generator', (dict,), 'a dict'),
+    Kind('model*.anchor_generator.strides', LIST, 'a list'),
+    Kind('model*.featmap_strides', LIST, 'a list'),
+    Kind('model*.in_index', (int, *LIST), 'a whole number or a list of them', (int,)),
+    Kind('model*.in_channels', (int, *LIST, NONE), 'a whole number or a list of them', (int,)),
+    Kind('*_dataloader.dataset', (dict,), 'a dict'),
+    Kind('train_dataloader.sampler', (dict,), 'a dict'),
+    Kind('*_dataloader.dataset*.data_root', (str, NONE), 'the path of a folder or None'),
+    Kind('*_dataloader.dataset*.ann_file', (str, NONE), 'the path of a file or None'),
+    Kind('*_evaluator*.ann_file', (str, NONE), 'the path of a file or None'),
+    Kind('*_evaluator*.metric', (str, *LIST, NONE), 'a name or a list of names', (str,)),
+    Kind('*_dataloader.dataset*.data_prefix', (dict, NONE), 'a dict of paths', (str, NONE)),
+    Kind('*_dataloader.dataset*.metainfo', (dict, NONE), 'a dict'),
+    Kind('*_dataloader.dataset*.metainfo.classes', (str, *LIST), 'a list of names', (str,)),
+    Kind('*_dataloader.dataset*.filter_cfg', (dict, NONE), 'a dict'),
+    Kind('*_dataloader.dataset*.backend_args', (dict, NONE), 'a dict'),
+    Kind(
+        '*_dataloader.dataset*.indices',
+        (int, *LIST, NONE),
+        'a whole number or a list of them',
+        (int,),
+    ),
+    Kind('*_dataloader.dataset*.pipeline', LIST, 'a list of dicts', (dict,)),
 )
 
 
@@ -158,31 +201,48 @@ def check_values(cfg: Config, doing: str) -> None:
         raise UserError(f'the config cannot be used: {"; ".join(wrong)}')
 
 
+def check_kinds(cfg: Config) -> None:
+    """See that what is read of a config to check its data has the right types.
+
+    Args:
+        cfg (Config): The whole config.
+
+    Raises:
+        UserError: If anything has not; the message names all of it.
+    """
+    wrong = [*_no_dicts(cfg), *_bad_values(cfg)]
+    if wrong:
+        raise UserError(f'the config cannot be used: {"; ".join(wrong)}')
+
+
 def _no_dicts(cfg: Config) -> Iterator[str]:
     for place in DICTS:
         node: Any = cfg._cfg_dict
         for part in place.split('.'):
             node = node.get(part) if isinstance(node, dict) else None
         if node is not None and not isinstance(node, dict):
-            yield f'{place} must be a dict, not {node!r}'
+            yield f'{place} must be a dict, not {_short(node)}'
     for key in LISTS:
         node = cfg.get(key)
         items = node if isinstance(node, list | tuple) else [node]
         if node is not None and not all(isinstance(item, dict) for item in items):
-            yield f'{key} must be a dict or a list of dicts, not {node!r}'
+            yield f'{key} must be a dict or a list of dicts, not {_short(node)}'
 
 
 def _bad_values(cfg: Config) -> Iterator[str]:
     for path, node in dicts_in(cfg._cfg_dict):
         for key, value in node.items():
             place = f'{path}.{key}' if path else str(key)
-            for places, kind, words in KINDS:
-                fits = value is None or isinstance(value, kind)
-                if not fits and fnmatch.fnmatchcase(place, places):
-                    yield f'{place} must be {words}, not {value!r}'
-            for number in NUMBERS:
-                if fnmatch.fnmatchcase(place, number.places) and not number.allows(value):
-                    yield f'{place} must be {number}, not {value!r}'
+            # `model.backbone must be a dict` is said already
+            for rule in () if place in DICTS and value is not None else (*KINDS, *NUMBERS):
+                if fnmatch.fnmatchcase(place, rule.places) and not rule.allows(value):
+                    wanted = rule.words if isinstance(rule, Kind) else rule
+                    yield f'{place} must be {wanted}, not {_short(value)}'
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _no_length(cfg: Config) -> Iterator[str]:

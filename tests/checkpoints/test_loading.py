@@ -236,6 +236,12 @@ def test_a_file_that_is_something_else_raises(tmp_path):
             "timm has no weights 'mambaout_tinny'; did you mean",
         ),
         ('timm://mambaout_tiny.tag', "timm has no weights 'mambaout_tiny.tag'; did you mean"),
+        (f'{"a" * 300}.pth', 'there is no checkpoint file'),
+        ('a\0.pth', 'there is no checkpoint file'),
+        ('~nosuchuser/w.pth', 'there is no checkpoint file'),
+        ('http://[', r"'http://\[' is no URL: Invalid IPv6 URL"),
+        ('http://127.0.0.1:x/w.pth', 'could not download .*nonnumeric port'),
+        (f'http://127.0.0.1:9/{"a" * 300}.pth', 'could not download'),
         ('s3://bucket/w.pth', "cannot load a checkpoint from 's3://bucket/w.pth'"),
     ],
 )
@@ -403,3 +409,39 @@ def test_the_averaged_weights_of_mmengines_hook(tmp_path):
         content['ema_state_dict'].pop(key)
     torch.save(content, tmp_path / 'epoch_1.pth')
     assert_loaded(load(tmp_path / 'epoch_1.pth', key='ema_state_dict'), official)
+
+
+def holding_itself(state):
+    content = {}
+    content['state_dict'] = content
+    return content
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (holding_itself, "its 'state_dict' holds itself"),
+        (lambda s: dict(enumerate(s.values())), 'no state dict in it'),
+        (lambda s: {k: x.to('meta') for k, x in s.items()}, 'no plain ones'),
+        (lambda s: {k: x.to_sparse() for k, x in s.items()}, 'no plain ones'),
+        (lambda s: {k: x.to(torch.complex64) for k, x in s.items()}, 'no plain ones'),
+        (
+            lambda s: {k: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8) for k, x in s.items()},
+            'no plain ones',
+        ),
+        (lambda s: {k: x.int() for k, x in s.items()}, 'integers in the file'),
+        (lambda s: {k: x * float('nan') for k, x in s.items()}, 'no finite numbers'),
+        (lambda s: {k: x.flatten()[:0] for k, x in s.items()}, 'tensors of too few dimensions'),
+    ],
+    ids=['itself', 'numbers', 'meta', 'sparse', 'complex', 'quantised', 'integers', 'nan', 'empty'],
+)
+def test_tensors_that_are_no_weights(change, words, tmp_path):
+    torch.save(change(official_state()), tmp_path / 'w.pth')
+    with pytest.raises(CheckpointError, match=words):
+        load(tmp_path / 'w.pth')
+
+
+def test_half_precision_loads(tmp_path):
+    official = {k: x.half() for k, x in official_state().items()}
+    torch.save(official, tmp_path / 'w.pth')
+    assert_loaded(load(tmp_path / 'w.pth'), {k: x.float() for k, x in official.items()})

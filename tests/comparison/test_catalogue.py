@@ -78,7 +78,12 @@ def test_names_in_every_form(names, found):
     [
         (['MambaOut-X'], "'MambaOut-X' is no backbone to compare; did you mean"),
         (['Nothing:small'], "'Nothing:small' is no backbone to compare"),
-        (['no_such.py'], "'no_such.py' cannot be read as a config"),
+        (['no_such.py'], "there is no config 'no_such.py'"),
+        (['...:x'], 'is no backbone to compare'),
+        (['mmdet.ResNet:type=5,depth=50'], 'must have names, and none is type'),
+        (['mmdet.ResNet:**{}, depth=50'], 'must have names, and none is type|no Python literals'),
+        (['mmdet.ResNet:depth=1) or dict(a=2'], 'are no Python literals: write NAME=VALUE'),
+        ([f'mmdet.ResNet:depth={"-" * 50_000}1'], 'are no Python literals: they are nested'),
         (['mmdet.ResNet:depth=50 50'], "the arguments of 'mmdet.ResNet:depth=50 50' are no Python"),
         (['tiny', 'MambaOut-T'], 'MambaOut-T is there twice'),
     ],
@@ -172,3 +177,22 @@ def test_heads_take_the_widths_of_the_maps():
     cfg = whole_config('UperNet', (8, 16, 24, 32))
     assert cfg.model.decode_head.in_channels == [8, 16, 24, 32]
     assert cfg.model.auxiliary_head.in_channels == 24
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        (b'\x80\xff', 'cannot be read as a config: UnicodeDecodeError'),
+        (b'1 / 0', 'line 1: ZeroDivisionError'),
+        (b'import sys; sys.exit(4)', 'SystemExit: 4'),
+        (b"_base_ = 'c.py'", '_base_ leads back to itself'),
+        (b"default_scope = 5\nmodel = dict(backbone=dict(type='A'))", 'default_scope must be'),
+        (b"model = dict(backbone={1: 2, 'type': 'mmdet.ResNet'})", 'is no name'),
+        (b'model = dict(backbone=[1])', 'has no model.backbone'),
+    ],
+    ids=['binary', 'raises', 'exits', 'itself', 'scope', 'key', 'list'],
+)
+def test_config_files_without_a_backbone(text, words, tmp_path):
+    (tmp_path / 'c.py').write_bytes(text)
+    with pytest.raises(UserError, match=words):
+        entries_of([str(tmp_path / 'c.py')])

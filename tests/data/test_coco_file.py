@@ -86,6 +86,7 @@ def test_annotations_to_ignore_are_not_looked_at_in_a_training():
         (dict(area=None), "annotation 5: no 'area', which mmdet needs; write the mask's"),
         (dict(area='12'), "annotation 5: 'area' has to be a number and is '12'"),
         (dict(bbox=None), "annotation 5: no 'bbox', which mmdet needs"),
+        (dict(bbox=[10**400, 2, 3, 4]), "annotation 5: 'bbox' has to be four numbers"),
         (dict(bbox=[1, 2, 3]), "annotation 5: 'bbox' has to be four numbers"),
         (dict(bbox=[1, 2, 3, '4']), "[x, y, width, height], and is [1, 2, 3, '4']"),
         (dict(bbox=[1, 2, 3, float('nan')]), "'bbox' has to be four numbers"),

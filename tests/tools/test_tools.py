@@ -71,6 +71,8 @@ def test_train_without_the_data_set(run_tool, tmp_path, monkeypatch):
     [
         (['configs/nowhere.py'], ['there is no config']),
         ([FEMTO, '--demo', '--amp'], ['--amp needs an accelerator']),
+        (['a' * 5000], ['there is no config']),
+        ([FEMTO, '--demo', '--resume', ''], ['--resume names no checkpoint']),
         ([FEMTO, '--demo', '--cfg-options', 'model.bakbone.arch=tiny'], ['did you mean']),
         (
             [FEMTO, '--demo', '--cfg-options', 'load_from=nowhere.pth'],
@@ -131,6 +133,24 @@ def test_other_errors_say_where_their_traceback_is(run_tool, workspace, monkeypa
         run_tool('train.py', FEMTO, '--demo', '--debug')
 
 
+def test_a_value_that_a_library_stops_at(run_tool, workspace):
+    options = [*TWO_ITERATIONS, 'model.train_cfg.rpn.assigner.pos_iou_thr=much']
+    args = [FEMTO, '--demo', '--cfg-options', *options]
+    words = ['mmdet stops in ', 'TypeError', 'Look at what --cfg-options changed', 'pos_iou_thr']
+    failed_cleanly(run_tool('train.py', *args), *words)
+    _, _, err = run_tool('train.py', *args, '--debug')
+    assert 'Traceback (most recent call last)' in err
+
+
+@pytest.mark.parametrize(
+    'text', ["default_scope = 'mmdet'", 'model = 5', 'model = dict(backbone=1)']
+)
+def test_the_demo_of_a_config_without_the_parts(text, run_tool, workspace):
+    Path('config.py').write_text(text)
+    result = run_tool('train.py', 'config.py', '--demo')
+    failed_cleanly(result, '--demo cannot put its data and schedule into config.py', '_base_')
+
+
 def test_no_image_left(run_tool, workspace, demo_data):
     cfg = Config.fromfile(FEMTO)
     apply_demo(cfg, demo_data)
@@ -178,6 +198,10 @@ def test_test_refuses_what_does_not_fit(run_tool, trained, workspace):
     failed_cleanly(result, '--tta needs tta_model')
     result = run_tool('test.py', config_of(run), checkpoint, '--out', 'predictions.json')
     failed_cleanly(result, 'must end in .npz or .pkl')
+    result = run_tool('test.py', config_of(run), checkpoint, '--out', '')
+    failed_cleanly(result, 'must end in .npz or .pkl')
+    result = run_tool('test.py', config_of(run), checkpoint, '--out', f'{"a" * 300}.npz')
+    failed_cleanly(result, 'the name of --out is longer than 255 bytes')
     Path('file').touch()
     result = run_tool('test.py', config_of(run), checkpoint, '--out', 'file/predictions.npz')
     failed_cleanly(result, "the folder of --out 'file' cannot be used")
@@ -192,6 +216,30 @@ def test_resume_and_fine_tuning_refuse_another_variant(run_tool, trained, worksp
     failed_cleanly(result, 'belongs to another model than this config')
     result = run_tool('train.py', KOBE, '--demo', '--cfg-options', f'load_from={checkpoint}')
     failed_cleanly(result, 'another backbone than this config', 'it holds MambaOut femto')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('part', 'words'),
+    [
+        (dict(optimizer=dict(state={}, param_groups=[])), 'different number of parameter groups'),
+        (dict(param_schedulers=None), 'TypeError'),
+        (dict(message_hub={}), 'must contain key'),
+        ('shapes', 'the optimizer has exp_avg of shape'),
+    ],
+    ids=['groups', 'schedulers', 'hub', 'shapes'],
+)
+def test_resume_refuses_other_parts(part, words, run_tool, trained, workspace):
+    content = torch.load(trained['detection'] / 'iter_2.pth', weights_only=False)
+    if part == 'shapes':
+        for state in content['optimizer']['state'].values():
+            state.update(exp_avg=torch.zeros(7))
+    else:
+        content.update(part)
+    torch.save(content, 'odd.pth')
+    options = [*TWO_ITERATIONS, 'train_cfg.max_iters=3']
+    args = [FEMTO, '--demo', '--resume', 'odd.pth', '--cfg-options', *options]
+    failed_cleanly(run_tool('train.py', *args), 'cannot go on from checkpoint', words)
 
 
 @pytest.mark.slow
@@ -259,6 +307,7 @@ def test_infer_with_bad_input(run_tool, trained, workspace):
     failed_cleanly(run_tool('infer.py', 'nothing/', '--checkpoint', checkpoint), 'no picture at')
     result = run_tool('infer.py', 'x.png', '--checkpoint', checkpoint)
     failed_cleanly(result, "no picture at 'x.png'")
+    failed_cleanly(run_tool('infer.py', '', '--checkpoint', checkpoint), "no picture at ''")
     Path('outputs').mkdir()
     Path('outputs/earlier.png').write_text('')
     result = run_tool('infer.py', 'outputs', '--checkpoint', checkpoint)

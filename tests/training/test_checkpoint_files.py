@@ -1,5 +1,7 @@
 """Checkpoints that are whole at any moment, and which one a training goes on from."""
 
+import os
+
 import pytest
 import torch
 from mmengine.fileio import dump, get_file_backend, load
@@ -109,3 +111,21 @@ def test_the_old_checkpoint_goes_when_the_new_one_is_there(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / 'killed')
     assert [p.name for p in (tmp_path / 'killed').glob('*.pth')] == ['epoch_2.pth']
+
+
+def test_folders_among_the_checkpoints_are_left_alone(tmp_path):
+    run = tmp_path / 'run'
+    for name in ('.unfinished.pth', 'preempted.pth', 'iter_9.pth'):
+        (run / name).mkdir(parents=True)
+    os.mkfifo(run / 'iter_5.pth')
+    torch.save(weights(1), run / 'iter_2.pth')
+    assert newest_whole_checkpoint(run) == str(run / 'iter_2.pth')
+    train(run)
+    assert (run / 'epoch_3.pth').is_file()
+    assert (run / 'preempted.pth').is_dir()
+
+
+def test_a_count_of_iterations_that_is_none(tmp_path):
+    torch.save(weights(1) | dict(meta=dict(iter=7)), tmp_path / 'iter_7.pth')
+    torch.save(weights(1) | dict(meta=dict(iter='many')), tmp_path / 'preempted.pth')
+    assert newest_whole_checkpoint(tmp_path) == str(tmp_path / 'iter_7.pth')

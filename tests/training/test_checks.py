@@ -35,6 +35,8 @@ def test_unknown_config_names_near_ones():
         ("_base_ = ['./c.py']", '_base_ leads back to itself'),
         (b'\x80\x04\x95\x00\xff', 'UnicodeDecodeError'),
         (b'a = 1\x00', 'no text|null bytes'),
+        ('import sys\nsys.exit(3)', 'line 2: SystemExit: 3'),
+        ('default_scope = 5', "default_scope must be a name, as 'mmdet', not 5"),
         ('_base_ = 3', 'TypeError|AssertionError'),
     ],
 )
@@ -302,3 +304,19 @@ def test_checkpoint_of_another_model(cfg, tmp_path):
     torch.save(model.backbone.state_dict(), path)
     with pytest.raises(CheckpointError, match=r'goes to model.backbone.init_cfg.checkpoint'):
         checks.check_backbone_fits(kobe, path)
+
+
+@pytest.mark.parametrize(('epoch', 'iteration'), [(-1, 5), (0, -5), (0, 10**30), (0, True)])
+def test_places_where_no_training_was(epoch, iteration, tmp_path):
+    content = dict(meta=dict(epoch=epoch, iter=iteration), message_hub={}, optimizer={})
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=r'has no meta.(epoch|iter), so that a training'):
+        checks.check_resumable(str(tmp_path / 'a.pth'))
+
+
+def test_data_sets_without_a_type(cfg):
+    cfg.train_dataloader.dataset.pop('type')
+    with pytest.raises(UserError, match='a data set in the config has no type'):
+        checks.check_split_classes(cfg, 'train')
+    cfg.pop('model')
+    checks.check_num_classes(cfg)

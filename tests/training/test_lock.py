@@ -35,10 +35,23 @@ def test_another_training_is_left_alone(tmp_path, other):
 def test_what_a_killed_training_left_is_taken_over(tmp_path):
     ended = subprocess.Popen([sys.executable, '-c', ''])
     ended.wait()
-    for text in (json.dumps(dict(pid=ended.pid, host=socket.gethostname())), '', '{"pid": 3'):
+    here = socket.gethostname()
+    texts = [json.dumps(dict(pid=pid, host=here)) for pid in (ended.pid, 10**30, float('inf'))]
+    for text in (*texts, '', '{"pid": 3', '[' * 100_000):
         (tmp_path / '.lock').write_text(text)
         with locked(tmp_path):
             assert str(os.getpid()) in (tmp_path / '.lock').read_text()
+
+
+@pytest.mark.parametrize(
+    'make',
+    [os.mkdir, os.mkfifo, lambda path: os.symlink('nowhere', path)],
+    ids=['dir', 'pipe', 'link'],
+)
+def test_a_lock_that_is_no_file_is_left_alone(make, tmp_path):
+    make(tmp_path / '.lock')
+    with pytest.raises(UserError, match='its lock is no file.* or remove '), locked(tmp_path):
+        pass
 
 
 def test_of_a_distributed_run_the_first_process_holds_it(tmp_path, monkeypatch):
@@ -52,9 +65,14 @@ def test_of_a_distributed_run_the_first_process_holds_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ('name', 'message'),
-    [('file', "the work dir .*file' is a file"), ('file/run', 'cannot be used: .*Not a directory')],
+    [
+        ('file', "the work dir .*file' is a file"),
+        ('file/run', 'cannot be used: .*Not a directory'),
+        ('a\0b', 'cannot be used: embedded null byte'),
+        ('a\udc80b', 'cannot be used: .*surrogates not allowed'),
+    ],
 )
-def test_a_work_dir_that_is_a_file(tmp_path, name, message):
+def test_work_dirs_that_cannot_be_used(tmp_path, name, message):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=message), locked(tmp_path / name):
         pass

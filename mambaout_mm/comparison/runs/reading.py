@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
+from mambaout_mm.files import read_file
 from mambaout_mm.literal_config import read_config
 
 from ..records import NAN
@@ -174,7 +175,7 @@ def read_run(folder: Path, name: str = '') -> Run:
 def _read_lines(path: Path) -> list[dict]:
     """One dict a line; a crash may have cut the last one short."""
     try:
-        text = path.read_text(encoding='utf-8')
+        text = read_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} is no log of MMEngine: {error}') from error
     lines = text.splitlines()
