@@ -216,7 +216,9 @@ def test(
     detection = cfg.get('default_scope') == 'mmdet'
     if show_dir:
         folder = str(Path(show_dir).absolute())
-        hooks = cfg.default_hooks = cfg.get('default_hooks') or {}
+        if cfg.get('default_hooks') is None:
+            cfg.default_hooks = {}
+        hooks = cfg.default_hooks  # read again: a Config keeps copies of the dicts it is given
         if detection:  # the hook joins it to the run's folder, which an absolute path replaces
             hooks['visualization'] = dict(
                 type='DetVisualizationHook', draw=True, test_out_dir=folder
