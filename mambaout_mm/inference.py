@@ -82,32 +82,32 @@ def infer(
     with trusting(trust), checkpoints_are_data(), classes:
         model, cfg = load_model(checkpoint, config, device)
         pipeline, visualizer = _pipeline_and_visualizer(cfg, config, checkpoint)
-    visualizer.dataset_meta = model.dataset_meta
-    names = _names(pictures)
-    overlays, failures = [], []
-    for picture in track(pictures, description='Predicting'):
-        try:
-            image = _read_image(picture)
-            with torch.no_grad():
-                sample = model.test_step(
-                    pseudo_collate([pipeline(dict(img_path=str(picture), img_id=0))])
-                )[0].cpu()
-            overlay = Path(out_dir) / 'overlays' / f'{names[picture]}.png'
-            prediction = Path(out_dir) / 'predictions' / f'{names[picture]}.json'
-            options: dict[str, Any] = dict(draw_gt=False)
-            if 'pred_instances' in sample:
-                options['pred_score_thr'] = score_thr
-                content = _objects(sample, model.dataset_meta['classes'], score_thr)
-            else:
-                content = _segments(sample, model.dataset_meta['classes'], prediction)
-            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-            with whole_file(overlay) as unfinished:
-                visualizer.add_datasample('', rgb, sample, out_file=str(unfinished), **options)
-            write_text(prediction, json.dumps(dict(image=str(picture), **content), indent=1))
-        except Exception as error:  # of any kind: one picture must not end the others
-            failures.append(f'{_printable(picture)} ({(str(error).splitlines() or [""])[0]})')
-            continue
-        overlays.append(overlay)
+        visualizer.dataset_meta = model.dataset_meta
+        names = _names(pictures)
+        overlays, failures = [], []
+        for picture in track(pictures, description='Predicting'):
+            try:
+                image = _read_image(picture)
+                with torch.no_grad():
+                    sample = model.test_step(
+                        pseudo_collate([pipeline(dict(img_path=str(picture), img_id=0))])
+                    )[0].cpu()
+                overlay = Path(out_dir) / 'overlays' / f'{names[picture]}.png'
+                prediction = Path(out_dir) / 'predictions' / f'{names[picture]}.json'
+                options: dict[str, Any] = dict(draw_gt=False)
+                if 'pred_instances' in sample:
+                    options['pred_score_thr'] = score_thr
+                    content = _objects(sample, model.dataset_meta['classes'], score_thr)
+                else:
+                    content = _segments(sample, model.dataset_meta['classes'], prediction)
+                rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                with whole_file(overlay) as unfinished:
+                    visualizer.add_datasample('', rgb, sample, out_file=str(unfinished), **options)
+                write_text(prediction, json.dumps(dict(image=str(picture), **content), indent=1))
+            except Exception as error:  # of any kind: one picture must not end the others
+                failures.append(f'{_printable(picture)} ({(str(error).splitlines() or [""])[0]})')
+                continue
+            overlays.append(overlay)
     if failures:
         raise UserError(
             f'{len(failures)} of {len(pictures)} pictures have no prediction, the others are in '

@@ -5,17 +5,19 @@ work dirs, is literals only, so that those can be read without.
 """
 
 import ast
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio.handlers import file_handlers
 from mmengine.registry import registry as mmengine_registry
 
 from .errors import UserError
@@ -23,6 +25,16 @@ from .files import read_file
 from .trust import is_trusted
 
 READER = sys.modules[Config.__module__].__file__
+# Modules that run what a config says, and by what name: `nms.type` and `warp_mode` as Python,
+# pictures as pickles.
+RUNNING = {
+    'mmcv.ops.nms': 'eval',
+    'mmdet.models.task_modules.tracking.camera_motion_compensation': 'eval',
+    'mmseg.utils.io': 'pickle',
+}
+# Of files that MMEngine reads for a config, by path or URL (a loss's `class_weight`): both can run
+# code, since MMEngine reads YAML with PyYAML's unsafe loader.
+FORMATS = ('pkl', 'pickle', 'yaml', 'yml')
 NAMES = {'inf': float('inf'), 'nan': float('nan')}
 
 
@@ -164,10 +176,11 @@ def _described(error: BaseException) -> str:
 
 @contextmanager
 def only_registered() -> Iterator[None]:
-    """Let ``type=...`` in configs name what is registered, and nothing else.
+    """Let configs name what is registered, and nothing else, as long as they are at work.
 
     MMEngine's registries also take the path of any object in any module, so that a config of
-    literals could call ``os.system``. Does nothing within ``trusting(True)``.
+    literals could call ``os.system``; and what they build evaluates some texts as Python or reads
+    files that can run code (``RUNNING``, ``FORMATS``). Does nothing within ``trusting(True)``.
     """
     if is_trusted():
         yield
@@ -175,11 +188,16 @@ def only_registered() -> Iterator[None]:
     found = mmengine_registry.get_object_from_string
     mmengine_registry.get_object_from_string = lambda path: None  # 'is not in the registry'
     mmengine_registry.import_module = _import_known
+    formats = {name: file_handlers.pop(name) for name in FORMATS if name in file_handlers}
+    _disarm()
     try:
         yield
     finally:
         mmengine_registry.get_object_from_string = found
         mmengine_registry.import_module = import_module
+        file_handlers.update(formats)
+        for module in filter(None, map(sys.modules.get, RUNNING)):
+            _set(module, {'eval': None, 'pickle': pickle})
 
 
 def _import_known(module: str) -> ModuleType:
@@ -187,4 +205,46 @@ def _import_known(module: str) -> ModuleType:
     package = module.split('.')[0]
     if package not in MODULE2PACKAGE and package not in sys.modules:
         raise ModuleNotFoundError(module)
-    return import_module(module)
+    imported = import_module(module)
+    _disarm()
+    return imported
+
+
+def _disarm() -> None:
+    """Put look-ups in the place of what runs texts in the modules of ``RUNNING``."""
+    for module in filter(None, map(sys.modules.get, RUNNING)):
+        _set(
+            module,
+            {
+                'eval': lambda text, module=module: _named_in(module, text),
+                'pickle': SimpleNamespace(loads=_no_pickle),
+            },
+        )
+
+
+def _set(module: ModuleType, values: dict[str, Any]) -> None:
+    name = RUNNING[module.__name__]
+    if values[name] is None:  # Python's own is behind it
+        vars(module).pop(name, None)
+    else:
+        setattr(module, name, values[name])
+
+
+def _named_in(module: ModuleType, text: str) -> Any:
+    """One of a module's own functions, or a number under a dotted name."""
+    found: Any = module
+    for part in str(text).split('.'):
+        found = getattr(found, part, None) if part.isidentifier() else None
+    if isinstance(found, int) or getattr(found, '__module__', None) == module.__name__:
+        return found
+    raise UserError(
+        f'the config has {text!r}, which {module.__name__} would run as Python; say --trust if '
+        'you trust who made it'
+    )
+
+
+def _no_pickle(content: bytes) -> None:
+    raise UserError(
+        'the config has pictures read as pickles, which can run any code; say --trust if you trust '
+        'who made both'
+    )

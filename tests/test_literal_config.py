@@ -1,8 +1,15 @@
 """Configs of others are data: read as MMEngine reads them, or refused, but never run."""
 
+import pickle
+from contextlib import suppress
+
 import pytest
+import torch
+from mmcv.ops import batched_nms
+from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmseg.utils.io import datafrombytes
 from support import ROOT
 
 from mambaout_mm.errors import UserError
@@ -126,3 +133,45 @@ def test_a_scope_imports_no_package_that_is_not_in_use(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with only_registered(), pytest.raises(KeyError):
         MODELS.build(dict(type='strange_package.Thing'))
+
+
+def running(code):
+    """A config in which mmcv, mmdet or MMEngine would run it, by what does so."""
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1)
+    moved = dict(type='mmdet.CameraMotionCompensation', warp_mode=code)
+    return {
+        'nms': lambda: batched_nms(boxes, scores, torch.zeros(1), dict(type=code, iou_threshold=1)),
+        'warp_mode': lambda: TASK_UTILS.build(moved),
+    }
+
+
+@pytest.mark.parametrize('place', ['nms', 'warp_mode'])
+def test_texts_that_libraries_run_as_python_are_names(place, tmp_path):
+    trace = tmp_path / 'trace'
+    code = f'__import__("os").mkdir({str(trace)!r})'
+    for text in (code, 'torch.hub.load', 'nowhere', ''):
+        with only_registered(), pytest.raises(UserError, match='would run as Python; say --trust'):
+            running(text)[place]()
+    assert not trace.exists()
+    with only_registered():
+        running('nms')['nms']()
+        running('cv2.MOTION_EUCLIDEAN')['warp_mode']()
+    with trusting(True), only_registered(), suppress(TypeError):
+        running(code)[place]()
+    assert trace.exists()
+
+
+@pytest.mark.parametrize('suffix', ['pkl', 'pickle', 'yaml', 'yml'])
+def test_files_that_can_run_code_are_not_read_for_a_config(suffix, tmp_path):
+    path = tmp_path / f'weights.{suffix}'
+    path.write_bytes(pickle.dumps([1, 2]) if suffix.startswith('p') else b'[1, 2]')
+    loss = dict(type='mmseg.CrossEntropyLoss', class_weight=str(path))
+    with only_registered(), pytest.raises(TypeError, match=f'Unsupported format: {suffix}'):
+        MODELS.build(loss)
+    assert MODELS.build(loss).class_weight == [1, 2]
+
+
+def test_pictures_are_not_read_as_pickles():
+    with only_registered(), pytest.raises(UserError, match='which can run any code'):
+        datafrombytes(pickle.dumps(1), backend='pickle')
+    assert datafrombytes(pickle.dumps(1), backend='pickle') == 1

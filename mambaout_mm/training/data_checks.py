@@ -267,6 +267,12 @@ def _used_images(content: dict, dataset: dict) -> list[dict]:
         return images
     if isinstance(indices, int):
         return images[:indices] if indices >= 0 else images[indices:]
+    beyond = [index for index in indices if not -len(images) <= index < len(images)]
+    if beyond:
+        raise UserError(
+            f'the indices of a data set ask for image {beyond[0]}, but it has {len(images)}, from '
+            f'0 to {len(images) - 1}'
+        )
     return [images[index] for index in indices]
 
 

@@ -80,7 +80,7 @@ def merge_options(cfg: Config, options: dict[str, Any]) -> None:
 def _merge(cfg: Config, options: dict[str, Any]) -> None:
     try:
         cfg.merge_from_dict(options)
-    except (TypeError, KeyError, IndexError) as error:
+    except (AttributeError, TypeError, KeyError, IndexError) as error:
         raise UserError(f'--cfg-options cannot be merged into the config: {error}') from error
 
 

@@ -50,23 +50,23 @@ class Kind(NamedTuple):
         places (str): Dotted path with ``*`` for anything.
         types (tuple[type, ...]): Of the values.
         words (str): The same for messages.
-        items (tuple[type, ...]): Of what is in a list or under the keys of a dict. Defaults to
-            anything.
+        items (tuple[type, ...]): Of what is in a list. Defaults to anything.
+        values (tuple[type, ...]): Of what is under the keys of a dict. Defaults to anything.
     """
 
     places: str
     types: tuple[type, ...]
     words: str
     items: tuple[type, ...] = (object,)
+    values: tuple[type, ...] = (object,)
 
     def allows(self, value: Any) -> bool:
         """Whether a value is right."""
         if not isinstance(value, self.types) or isinstance(value, bool):
             return False
-        inside = value.values() if isinstance(value, dict) else value
-        return not isinstance(value, dict | list | tuple) or all(
-            isinstance(item, self.items) for item in inside
-        )
+        if isinstance(value, dict):
+            return all(isinstance(one, self.values) for one in value.values())
+        return not isinstance(value, LIST) or all(isinstance(one, self.items) for one in value)
 
 
 NONE, LIST = type(None), (list, tuple)
@@ -75,8 +75,8 @@ KINDS = (
     Kind('work_dir', (str, NONE), 'the path of a folder or None'),
     Kind('load_from', (str, NONE), 'the path or URL of a checkpoint or None'),
     Kind('*.type', (str, type, Callable), 'the name of a class'),
-    Kind('model*.init_cfg', (dict, *LIST, NONE), 'a dict, a list of dicts or None'),
-    Kind('model.neck', (dict, *LIST, NONE), 'a dict, a list of dicts or None'),
+    Kind('model*.init_cfg', (dict, *LIST, NONE), 'a dict, a list of dicts or None', (dict,)),
+    Kind('model.neck', (dict, *LIST, NONE), 'a dict, a list of dicts or None', (dict,)),
     Kind('model*.anchor_generator', (dict,), 'a dict'),
     Kind('model*.anchor_generator.strides', LIST, 'a list'),
     Kind('model*.featmap_strides', LIST, 'a list'),
@@ -88,7 +88,7 @@ KINDS = (
     Kind('*_dataloader.dataset*.ann_file', (str, NONE), 'the path of a file or None'),
     Kind('*_evaluator*.ann_file', (str, NONE), 'the path of a file or None'),
     Kind('*_evaluator*.metric', (str, *LIST, NONE), 'a name or a list of names', (str,)),
-    Kind('*_dataloader.dataset*.data_prefix', (dict, NONE), 'a dict of paths', (str, NONE)),
+    Kind('*_dataloader.dataset*.data_prefix', (dict, NONE), 'a dict of paths', values=(str, NONE)),
     Kind('*_dataloader.dataset*.metainfo', (dict, NONE), 'a dict'),
     Kind('*_dataloader.dataset*.metainfo.classes', (str, *LIST), 'a list of names', (str,)),
     Kind('*_dataloader.dataset*.filter_cfg', (dict, NONE), 'a dict'),

@@ -320,3 +320,8 @@ def test_data_sets_without_a_type(cfg):
         checks.check_split_classes(cfg, 'train')
     cfg.pop('model')
     checks.check_num_classes(cfg)
+
+
+def test_options_that_put_a_value_in_the_place_of_a_dict(cfg):
+    with pytest.raises(UserError, match='--cfg-options cannot be merged into the config'):
+        options.merge_options(cfg, {'train_dataloader.dataset.pipeline.0': 'LoadImageFromFile'})

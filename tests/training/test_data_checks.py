@@ -325,6 +325,12 @@ def test_damaged_detection_data(detection, tmp_path, damage):
     assert len(found) == 1 and words in found[0]
 
 
+def test_indices_of_images_that_are_not_there(detection):
+    detection.train_dataloader.dataset.indices = [0, COUNT]
+    with pytest.raises(UserError, match=f'ask for image {COUNT}, but it has {COUNT}, from 0'):
+        problems_of(detection)
+
+
 def test_images_that_are_not_used_may_be_missing(detection, tmp_path):
     edit(tmp_path, lambda content: content['annotations'].pop(0))
     remove('images/0.jpg')(tmp_path)

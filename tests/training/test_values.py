@@ -44,6 +44,7 @@ def test_our_own_configs_are_right(path):
         ('model.neck.type', ['FPN'], r"model.neck.type must be the name of a class, not \['FPN'\]"),
         ('model.neck', 5, 'model.neck must be a dict, a list of dicts or None, not 5'),
         ('model.backbone.init_cfg', 'x.pth', "must be a dict, a list of dicts or None, not 'x.pth"),
+        ('model.backbone.init_cfg', [1], r'must be a dict, a list of dicts or None, not \[1\]'),
         ('model.rpn_head.anchor_generator.strides', 5, 'strides must be a list, not 5'),
         ('train_dataloader.sampler', None, 'train_dataloader.sampler must be a dict, not None'),
         ('train_dataloader.dataset.ann_file', 5, 'must be the path of a file or None, not 5'),
