@@ -193,6 +193,7 @@ def check_values(cfg: Config, doing: str) -> None:
             '_base_'
         )
     wrong = [*_no_dicts(cfg), *_bad_values(cfg)]
+    wrong += [] if wrong else _endless(cfg)
     if doing == 'training' and not wrong:
         wrong += _no_optimizer(cfg)
     if doing == 'training' and not wrong:
@@ -243,6 +244,19 @@ def _bad_values(cfg: Config) -> Iterator[str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def _endless(cfg: Config) -> Iterator[str]:
+    """Passes over data that would not end, without a word."""
+    plan = cfg.get('train_cfg') or {}
+    by_epoch = plan.get('max_epochs') is not None
+    for split in ('train', 'val', 'test') if by_epoch else ('val', 'test'):
+        sampler = (cfg.get(f'{split}_dataloader') or {}).get('sampler') or {}
+        if str(sampler.get('type')).split('.')[-1] == 'InfiniteSampler':
+            yield (
+                f'{split}_dataloader.sampler is an InfiniteSampler, which never ends; write '
+                'DefaultSampler'
+            )
 
 
 def _no_length(cfg: Config) -> Iterator[str]:

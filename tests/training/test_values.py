@@ -57,6 +57,12 @@ def test_our_own_configs_are_right(path):
         ('train_dataloader.dataset.indices', 2.5, 'a whole number or a list of them, not 2.5'),
         ('train_dataloader.dataset.pipeline', None, 'pipeline must be a list of dicts, not None'),
         ('train_dataloader.dataset.pipeline', ['a'], 'pipeline must be a list of dicts, not'),
+        (
+            'val_dataloader.sampler.type',
+            'InfiniteSampler',
+            'which never ends; write DefaultSampler',
+        ),
+        ('train_dataloader.sampler.type', 'InfiniteSampler', 'train_.*which never ends'),
         ('val_evaluator.metric', 5, 'metric must be a name or a list of names, not 5'),
         ('val_evaluator', 3, 'val_evaluator must be a dict or a list of dicts, not 3'),
         ('optim_wrapper.optimizer.type', 'AdmaW', "no optimizer 'AdmaW'; did you mean .*AdamW"),
