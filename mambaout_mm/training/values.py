@@ -75,6 +75,7 @@ KINDS = (
     Kind('work_dir', (str, NONE), 'the path of a folder or None'),
     Kind('load_from', (str, NONE), 'the path or URL of a checkpoint or None'),
     Kind('*.type', (str, type, Callable), 'the name of a class'),
+    Kind('model.data_preprocessor', (dict,), 'a dict'),
     Kind('model*.init_cfg', (dict, *LIST, NONE), 'a dict, a list of dicts or None', (dict,)),
     Kind('model.neck', (dict, *LIST, NONE), 'a dict, a list of dicts or None', (dict,)),
     Kind('model*.anchor_generator', (dict,), 'a dict'),

@@ -42,6 +42,7 @@ def test_our_own_configs_are_right(path):
         ('model.backbone', 'MambaOut', "model.backbone must be a dict, not 'MambaOut'"),
         ('train_dataloader', [1], r'train_dataloader must be a dict, not \[1\]'),
         ('model.neck.type', ['FPN'], r"model.neck.type must be the name of a class, not \['FPN'\]"),
+        ('model.data_preprocessor', None, 'model.data_preprocessor must be a dict, not None'),
         ('model.neck', 5, 'model.neck must be a dict, a list of dicts or None, not 5'),
         ('model.backbone.init_cfg', 'x.pth', "must be a dict, a list of dicts or None, not 'x.pth"),
         ('model.backbone.init_cfg', [1], r'must be a dict, a list of dicts or None, not \[1\]'),
