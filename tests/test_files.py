@@ -1,21 +1,11 @@
 """Files that are whole at any moment."""
 
 import os
-import resource
 
 import pytest
 
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import check_folder, noted, read_file, whole_file, write_bytes, write_text
-
-
-@pytest.fixture
-def small_disk():
-    """Files end at 10 kB, as on a disk that is full then."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_on_a_full_disk_leaves_the_old_one(tmp_path, small_disk):

@@ -58,8 +58,8 @@ def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
     """What is stored under a path, URL, ``mambaout://name`` or ``timm://name``.
 
     Nothing in the file is executed (``torch.load`` with ``weights_only=True``), except within
-    :func:`mambaout_mm.trust.trusting`. Downloads go to
-    PyTorch's hub cache, timm's to that of the Hugging Face hub.
+    :func:`mambaout_mm.trust.trusting`. Downloads go to PyTorch's hub cache, timm's to that of the
+    Hugging Face hub.
 
     Args:
         checkpoint (str): Where the weights are.

@@ -141,8 +141,7 @@ def run_comparison(
     """:func:`compare` with what pictures and a report need beside the frame.
 
     Args:
-        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out,
-            trust: See
+        backbones, device, dtype, sizes, train, budget, only, runs, checkpoints, out, trust: See
             :func:`compare`.
         progress (Callable): Called with what is being done and the share of its section that is
             over. Defaults to nothing.

@@ -18,29 +18,6 @@ NEEDS = dict(
     training=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
     testing=('model', 'test_dataloader', 'test_evaluator', 'test_cfg'),
 )
-DICTS = (
-    'model',
-    'model.backbone',
-    'train_dataloader',
-    'train_dataloader.dataset',
-    'train_dataloader.sampler',
-    'val_dataloader',
-    'val_dataloader.dataset',
-    'test_dataloader',
-    'test_dataloader.dataset',
-    'train_cfg',
-    'val_cfg',
-    'test_cfg',
-    'optim_wrapper',
-    'optim_wrapper.optimizer',
-    'default_hooks',
-    'default_hooks.checkpoint',
-    'default_hooks.logger',
-    'env_cfg',
-    'randomness',
-    'visualizer',
-)
-LISTS = ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')  # or a single dict
 
 
 class Kind(NamedTuple):
@@ -71,6 +48,23 @@ class Kind(NamedTuple):
 
 NONE, LIST = type(None), (list, tuple)
 KINDS = (
+    Kind('model', (dict, NONE), 'a dict'),
+    Kind('model.backbone', (dict, NONE), 'a dict'),
+    Kind('*_dataloader', (dict, NONE), 'a dict'),
+    Kind('train_cfg', (dict, NONE), 'a dict'),
+    Kind('val_cfg', (dict, NONE), 'a dict'),
+    Kind('test_cfg', (dict, NONE), 'a dict'),
+    Kind('env_cfg', (dict, NONE), 'a dict'),
+    Kind('optim_wrapper', (dict, NONE), 'a dict'),
+    Kind('optim_wrapper.optimizer', (dict, NONE), 'a dict'),
+    Kind('default_hooks', (dict, NONE), 'a dict'),
+    Kind('default_hooks.checkpoint', (dict, NONE), 'a dict'),
+    Kind('default_hooks.logger', (dict, NONE), 'a dict'),
+    Kind('randomness', (dict, NONE), 'a dict'),
+    Kind('visualizer', (dict, NONE), 'a dict'),
+    Kind('param_scheduler', (dict, *LIST, NONE), 'a dict or a list of dicts', (dict,)),
+    Kind('custom_hooks', (dict, *LIST, NONE), 'a dict or a list of dicts', (dict,)),
+    Kind('*_evaluator', (dict, *LIST, NONE), 'a dict or a list of dicts', (dict,)),
     Kind('default_scope', (str,), "a name, as 'mmdet'"),
     Kind('work_dir', (str, NONE), 'the path of a folder or None'),
     Kind('load_from', (str, NONE), 'the path or URL of a checkpoint or None'),
@@ -113,8 +107,8 @@ class Number(NamedTuple):
         high (float): The greatest. Defaults to infinity.
         whole (bool): Whether only integers are right. Defaults to True.
         others (tuple): Values that have a meaning of their own. Defaults to (None,).
-        open (bool): Whether ``low`` (and, if finite, ``high``) is too far itself. Defaults to
-            False.
+        above (bool): Whether ``low`` itself is too little. Defaults to False.
+        below (bool): Whether ``high`` itself is too much. Defaults to False.
     """
 
     places: str
@@ -122,7 +116,8 @@ class Number(NamedTuple):
     high: float = math.inf
     whole: bool = True
     others: tuple = (None,)
-    open: bool = False
+    above: bool = False
+    below: bool = False
 
     def allows(self, value: Any) -> bool:
         """Whether a value is right."""
@@ -131,16 +126,19 @@ class Number(NamedTuple):
         kinds = int if self.whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
             return False
-        if self.open:
-            return self.low < value < self.high
-        return self.low <= value <= self.high
+        return not (
+            value < self.low
+            or value > self.high
+            or (self.above and value == self.low)
+            or (self.below and value == self.high)
+        )
 
     def __str__(self) -> str:
         kind = 'a whole number' if self.whole else 'a number'
-        low = f'above {self.low:g}' if self.open else f'from {self.low:g}'
+        low = f'{"above" if self.above else "from"} {self.low:g}'
         if math.isinf(self.high):
             return f'{kind} {low}'
-        return f'{kind} {low} {"and below" if self.open else "to"} {self.high:g}'
+        return f'{kind} {low} to {"below " if self.below else ""}{self.high:g}'
 
 
 NUMBERS = (
@@ -154,7 +152,7 @@ NUMBERS = (
     Number('optim_wrapper.optimizer.lr', 0, whole=False, others=()),
     Number('optim_wrapper.optimizer.weight_decay', 0, whole=False, others=()),
     Number('optim_wrapper.accumulative_counts', 1, others=()),
-    Number('optim_wrapper.clip_grad.max_norm', 0, whole=False, open=True),
+    Number('optim_wrapper.clip_grad.max_norm', 0, whole=False, above=True),
     Number('param_scheduler.*.begin', 0, others=()),
     Number('param_scheduler.*.end', 1),
     Number('param_scheduler.*.start_factor', 0, 1, whole=False, others=()),
@@ -165,7 +163,7 @@ NUMBERS = (
     Number('default_hooks.logger.interval', 1, others=()),
     Number('auto_scale_lr.base_batch_size', 1),
     Number('randomness.seed', 0, 2**32 - 1),
-    Number('model*.drop_path_rate', 0, 1 - 1e-9, whole=False, others=()),
+    Number('model*.drop_path_rate', 0, 1, whole=False, others=(), below=True),
     Number('model*.num_classes', 1, others=()),
     Number('model.data_preprocessor.pad_size_divisor', 1, others=()),
     Number('model*.loss_weight', 0, whole=False),
@@ -193,7 +191,7 @@ def check_values(cfg: Config, doing: str) -> None:
             f'the config has no {", ".join(missing)}, which {doing} needs; take one of configs/ as '
             '_base_'
         )
-    wrong = [*_no_dicts(cfg), *_bad_values(cfg)]
+    wrong = list(_bad_values(cfg))
     wrong += [] if wrong else _endless(cfg)
     if doing == 'training' and not wrong:
         wrong += _no_optimizer(cfg)
@@ -212,31 +210,16 @@ def check_kinds(cfg: Config) -> None:
     Raises:
         UserError: If anything has not; the message names all of it.
     """
-    wrong = [*_no_dicts(cfg), *_bad_values(cfg)]
+    wrong = list(_bad_values(cfg))
     if wrong:
         raise UserError(f'the config cannot be used: {"; ".join(wrong)}')
-
-
-def _no_dicts(cfg: Config) -> Iterator[str]:
-    for place in DICTS:
-        node: Any = cfg._cfg_dict
-        for part in place.split('.'):
-            node = node.get(part) if isinstance(node, dict) else None
-        if node is not None and not isinstance(node, dict):
-            yield f'{place} must be a dict, not {_short(node)}'
-    for key in LISTS:
-        node = cfg.get(key)
-        items = node if isinstance(node, list | tuple) else [node]
-        if node is not None and not all(isinstance(item, dict) for item in items):
-            yield f'{key} must be a dict or a list of dicts, not {_short(node)}'
 
 
 def _bad_values(cfg: Config) -> Iterator[str]:
     for path, node in dicts_in(cfg._cfg_dict):
         for key, value in node.items():
             place = f'{path}.{key}' if path else str(key)
-            # `model.backbone must be a dict` is said already
-            for rule in () if place in DICTS and value is not None else (*KINDS, *NUMBERS):
+            for rule in (*KINDS, *NUMBERS):
                 if fnmatch.fnmatchcase(place, rule.places) and not rule.allows(value):
                     wanted = rule.words if isinstance(rule, Kind) else rule
                     yield f'{place} must be {wanted}, not {_short(value)}'

@@ -32,7 +32,7 @@ def test_our_own_configs_are_right(path):
         ('train_cfg.max_epochs', 0, 'must be a whole number from 1, not 0'),
         ('train_cfg.val_interval', 0, 'must be a whole number from 1, not 0'),
         ('train_cfg.max_iters', 10, 'train_cfg must have one of max_epochs and max_iters'),
-        ('model.backbone.drop_path_rate', 2, 'must be a number from 0 to 1, not 2'),
+        ('model.backbone.drop_path_rate', 2, 'must be a number from 0 to below 1, not 2'),
         ('model.backbone.drop_path_rate', 1, 'not 1'),
         ('model.roi_head.bbox_head.num_classes', 0, 'must be a whole number from 1, not 0'),
         ('default_hooks.checkpoint.interval', 0, 'must be a whole number from 1, not 0'),
