@@ -39,10 +39,6 @@ def write_labels(path, values=(0, 1, 2, 255), height=HEIGHT, width=WIDTH, dtype=
     assert cv2.imwrite(str(path), labels)
 
 
-def reads(path):
-    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR) is not None
-
-
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -168,8 +164,6 @@ def test_damaged_segmentation_data_that_slip_through_are_named_by_the_loader(
     harm(tmp_path)
     if damage == 'no label map':
         words = 'labels/0.png cannot be read: No such file'
-    if damage == 'a cut image' and reads(tmp_path / 'images/0.jpg'):
-        pytest.skip('this OpenCV fills truncated images up with grey')
     with pytest.raises(UserError) as caught:
         named(dataset.get_data_info(0))
     assert words in str(caught.value)
