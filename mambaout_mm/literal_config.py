@@ -24,7 +24,6 @@ from .errors import UserError
 from .files import read_file
 from .trust import is_trusted
 
-READER = sys.modules[Config.__module__].__file__
 # Modules that run what a config says, and by what name: `nms.type` and `warp_mode` as Python,
 # pictures as pickles.
 RUNNING = {
@@ -45,7 +44,7 @@ def read_config(path: Path) -> Config:
         UserError: Also if there is no such file, or it is no text.
     """
     if is_trusted():
-        return _executed(lambda: Config.fromfile(path, import_custom_modules=False), str(path))
+        return run_config(lambda: Config.fromfile(path, import_custom_modules=False), str(path))
     try:
         text = read_file(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -68,7 +67,7 @@ def config_of_text(text: str, name: str) -> Config:
         UserError: If it is no Python, or more than data and not trusted, or fails as it runs.
     """
     if is_trusted():
-        return _executed(lambda: Config.fromstring(text, '.py'), name)
+        return run_config(lambda: Config.fromstring(text, '.py'), name)
     values = parse_literals(text, name)
     if '_base_' in values:
         raise _more_than_data(name, 1, '_base_, the name of another config')
@@ -156,16 +155,38 @@ def _more_than_data(name: str, line: int, what: str) -> UserError:
     )
 
 
-def _executed(read: Callable[[], Config], name: str) -> Config:
+def run_config(read: Callable[[], Config], name: str) -> Config:
+    """A config that is run as Python.
+
+    Args:
+        read (Callable): Has MMEngine run it.
+        name (str): What messages call it.
+
+    Raises:
+        UserError: If it raises anything; the message says what, and at which line.
+    """
     try:
         return read()
-    except (Exception, SystemExit) as error:  # of any kind: it is another's code
-        frames = traceback.extract_tb(error.__traceback__)
-        reader = max(i for i, f in enumerate(frames) if f.filename in (READER, __file__))
-        after = frames[reader + 1 :]  # the config's own code, and what it called
-        line = getattr(error, 'lineno', None) or (after[0].lineno if after else None)
-        where = f', line {line},' if line else ''
-        raise UserError(f'{name}{where} fails as a config: {_described(error)}') from error
+    except (Exception, SystemExit) as error:  # a config is Python and may raise anything
+        raise UserError(f'{name} cannot be read as a config: {_place_and_words(error)}') from error
+
+
+def _place_and_words(error: BaseException) -> str:
+    """What a config raised, with its line there."""
+    if isinstance(error, RecursionError):
+        return 'its _base_ leads back to itself'
+    if isinstance(error, SyntaxError):
+        return f'line {error.lineno}: {error.msg}: {(error.text or "").strip()}'
+    if isinstance(error, UnicodeDecodeError | ValueError) and 'null bytes' in str(error):
+        return 'it is no text'
+    words = f'{type(error).__name__}: {str(error) or "no reason is given"}'
+    if isinstance(error, OSError | UnicodeDecodeError):
+        return words
+    # MMEngine compiles a config under its own name, or that of a copy with the same ending
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.name == '<module>' and 'site-packages' not in frame.filename:
+            return f'line {frame.lineno}: {words}'
+    return words
 
 
 def _described(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from mambaout_mm.checkpoints import CheckpointError, check_backbone, read_checkp
 from mambaout_mm.checkpoints.load import converted, differences, select, unwrap
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
+from mambaout_mm.literal_config import run_config
 
 from .options import registered
 
@@ -43,10 +43,7 @@ def load_config(path: str) -> Config:
             siblings = sorted(str(p) for p in Path('configs').glob('*/*.py'))
         hint = f'; {near_names(path, siblings)}' if siblings else ''
         raise UserError(f'there is no config {path!r}{hint}')
-    try:
-        cfg = Config.fromfile(path)
-    except (Exception, SystemExit) as error:  # a config is Python and may raise anything
-        raise UserError(f'{path} cannot be read as a config: {_place_and_words(error)}') from error
+    cfg = run_config(lambda: Config.fromfile(path), path)
     scope = cfg.get('default_scope', 'mmengine')
     if not isinstance(scope, str):
         raise UserError(
@@ -54,24 +51,6 @@ def load_config(path: str) -> Config:
             f"'mmdet', not {scope!r}"
         )
     return cfg
-
-
-def _place_and_words(error: BaseException) -> str:
-    """What a config raised, with its line there."""
-    if isinstance(error, RecursionError):
-        return 'its _base_ leads back to itself'
-    if isinstance(error, SyntaxError):
-        return f'line {error.lineno}: {error.msg}: {(error.text or "").strip()}'
-    if isinstance(error, UnicodeDecodeError | ValueError) and 'null bytes' in str(error):
-        return 'it is no text'
-    words = f'{type(error).__name__}: {str(error) or "no reason is given"}'
-    if isinstance(error, OSError | UnicodeDecodeError):
-        return words
-    # MMEngine compiles a config under its own name, or that of a copy with the same ending
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.name == '<module>' and 'site-packages' not in frame.filename:
-            return f'line {frame.lineno}: {words}'
-    return words
 
 
 @contextmanager
