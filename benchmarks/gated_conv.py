@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mambaout_mm.comparison.tables import write_csv
-from mambaout_mm.comparison.timing import machine, spread_of, take_turns
+from mambaout_mm.files import write_csv
+from mambaout_mm.measure.timing import machine, spread_of, take_turns
 from mambaout_mm.ops.gated_conv import gated_conv
 from mambaout_mm.ops.gated_conv.reference import gated_conv_reference
 

@@ -22,9 +22,9 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mambaout_mm.comparison.complexity import build_model
-from mambaout_mm.comparison.synthetic import detection_samples, segmentation_samples
-from mambaout_mm.comparison.timing import Spread, spread_of
+from mambaout_mm.measure.complexity import build_model
+from mambaout_mm.measure.synthetic import detection_samples, segmentation_samples
+from mambaout_mm.measure.timing import Spread, spread_of
 
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'gpu_train.csv'

@@ -19,10 +19,10 @@ from mmengine.logging import MMLogger
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mambaout_mm.comparison.complexity import build_model
-from mambaout_mm.comparison.synthetic import detection_samples, segmentation_samples
-from mambaout_mm.comparison.tables import write_csv
-from mambaout_mm.comparison.timing import machine, spread_of, take_turns
+from mambaout_mm.files import write_csv
+from mambaout_mm.measure.complexity import build_model
+from mambaout_mm.measure.synthetic import detection_samples, segmentation_samples
+from mambaout_mm.measure.timing import machine, spread_of, take_turns
 
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'memory_format.csv'

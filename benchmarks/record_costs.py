@@ -8,7 +8,7 @@ backbones; `tools/compare.py --check` counts again and fails where the record di
 
 from mambaout_mm.comparison.catalogue import CONTROL, ENTRIES
 from mambaout_mm.comparison.cost import RECORDED, Count, count_costs
-from mambaout_mm.comparison.tables import write_csv
+from mambaout_mm.files import write_csv
 
 
 def main() -> None:

@@ -1,11 +1,14 @@
 """Files that are whole at any moment, and folders that can be written to."""
 
+import csv
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -70,6 +73,24 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8 by :func:`whole_file`."""
     write_bytes(path, text.encode())
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write rows; what was there is replaced as a whole.
+
+    Args:
+        path (Path): The file.
+        rows (list[dict[str, Any]]): All with the same keys.
+        columns (Sequence[str]): The header. Defaults to the keys of the first row.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, columns or rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_file(path: Path) -> str:

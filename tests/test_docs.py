@@ -8,7 +8,7 @@ from mmengine.config import Config
 from support import ROOT
 
 from mambaout_mm.comparison.catalogue import entries_of
-from mambaout_mm.comparison.complexity import build_model
+from mambaout_mm.measure.complexity import build_model
 from mambaout_mm.training import checks
 
 

@@ -17,12 +17,12 @@ from support import ROOT
 
 from mambaout_mm.checkpoints import read_checkpoint
 from mambaout_mm.comparison.records import Record
-from mambaout_mm.comparison.runs.reading import read_run
 from mambaout_mm.comparison.store import Store
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.demo.settings import apply_demo
 from mambaout_mm.errors import UserError
 from mambaout_mm.literal_config import config_of_text
+from mambaout_mm.runs.reading import read_run
 from mambaout_mm.training.checks import (
     check_data,
     check_num_classes,

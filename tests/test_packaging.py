@@ -49,7 +49,7 @@ def test_the_installed_package_builds_a_model_from_elsewhere(tmp_path):
     code = (
         'import mambaout_mm\n'
         'from mmengine.config import Config\n'
-        'from mambaout_mm.comparison.complexity import build_model\n'
+        'from mambaout_mm.measure.complexity import build_model\n'
         'from mambaout_mm.comparison.cost import recorded_costs\n'
         'from mambaout_mm.config_files import find_config\n'
         'assert len(recorded_costs()) > 30\n'

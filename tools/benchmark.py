@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from mambaout_mm.comparison.arguments import image_size
-from mambaout_mm.comparison.speed import DTYPES, FORMS, WHATS, WHOLE_MODELS, Case
-from mambaout_mm.comparison.speed_run import run
 from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
+from mambaout_mm.measure.image_size import image_size
+from mambaout_mm.speed.benchmark import DTYPES, FORMS, WHATS, WHOLE_MODELS, Case
+from mambaout_mm.speed.command import run
 
 EAGER = ['ours', 'timm', 'timm channels_last']
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from mambaout_mm.comparison.api import GROWTH_SIZES, SECTIONS
-from mambaout_mm.comparison.arguments import image_size
 from mambaout_mm.comparison.catalogue import PRESETS
 from mambaout_mm.comparison.command import run
 from mambaout_mm.comparison.growth import DTYPES
 from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
+from mambaout_mm.measure.image_size import image_size
 from mambaout_mm.trust import add_trust_argument
 
 

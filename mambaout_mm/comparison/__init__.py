@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .complexity import Complexity, model_complexity
+from mambaout_mm.measure.complexity import Complexity, model_complexity
 
 __all__ = ['Complexity', 'compare', 'model_complexity']
 

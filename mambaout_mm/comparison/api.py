@@ -18,6 +18,8 @@ from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_files import CONFIGS, PACKAGE
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import check_folder
+from mambaout_mm.measure.timing import machine
+from mambaout_mm.runs import run_records
 from mambaout_mm.trust import trusting
 from mambaout_mm.version import __version__
 
@@ -26,9 +28,7 @@ from .erf import ErfMap
 from .growth import DTYPES, WHATS
 from .published import published_records, published_results
 from .records import to_frame
-from .runs import run_records
 from .store import Store
-from .timing import machine
 from .work import Work
 
 SECTIONS = ('cost', 'sequence', 'erf', 'growth', 'published', 'runs')

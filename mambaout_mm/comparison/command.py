@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as ScreenTable
 
-from mambaout_mm.files import noted, write_text
+from mambaout_mm.files import noted, write_csv, write_text
 
 from .api import Comparison, run_comparison
 from .cost import check_costs, check_recorded
@@ -31,7 +31,6 @@ from .report.tables import (
     runs,
     sequence,
 )
-from .tables import write_csv
 
 
 def run(out: Path, check: bool, **arguments: Any) -> bool:

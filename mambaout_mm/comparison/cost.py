@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mambaout_mm.compat.flop_counter import SCAN, scan_flops, scan_in_pairs
+from mambaout_mm.measure.complexity import build_model, count_by_operator, prepare_for_counting
 
 from .catalogue import (
     CONTROL,
@@ -26,7 +27,6 @@ from .catalogue import (
     maps_of,
     whole_config,
 )
-from .complexity import build_model, count_by_operator, prepare_for_counting
 from .published import published_results
 from .records import NAN, Record
 

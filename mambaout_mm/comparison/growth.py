@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mambaout_mm.errors import UserError
+from mambaout_mm.measure.timing import (
+    PROBE,
+    bytes_kept,
+    memory_free,
+    peak_increase,
+    reason_of,
+    spread_of,
+    take_turns,
+)
 from mambaout_mm.ops.modes import references
 
 from .catalogue import Entry
 from .records import NAN, Record
-from .timing import (
-    bytes_kept,
-    memory_free,
-    peak_increase,
-    spread_of,
-    take_turns,
-)
 
 WHATS = ('forward', 'forward+backward')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
@@ -32,7 +33,6 @@ TIME_LIMIT = 'not measured: the time budget would have been passed'
 # A network in float32 against its own operators' definitions in float64: some 1e-6 is rounding.
 PARITY = 1e-4
 FIT_POINTS = 3
-PROBE = (224, 224)  # tells what a first size above LARGE will need
 LARGE = 896 * 896  # pixels
 
 
@@ -374,16 +374,6 @@ def _within_limits(
         going.remove(slowest)
         needed = sum(5 * one.seconds_at(tokens) for one in going)
     return going
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a measurement is missing, in a line."""
-    text = (str(error).splitlines() or [''])[0]
-    if isinstance(error, UserError):
-        return f'failed: {text}'
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
-        return 'out of memory'
-    return f'failed: {type(error).__name__}: {text}'
 
 
 def _record(

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from mambaout_mm.files import noted, write_bytes
+from mambaout_mm.measure.timing import reason_of
 
 from .catalogue import CONTROL, Entry, build_backbone
 from .cost import cost_records, count_costs, known_costs
@@ -24,7 +25,6 @@ from .growth import (
     check_parity,
     exponent_record,
     growth_records,
-    reason_of,
     whole_float32,
 )
 from .published import published_results

@@ -15,7 +15,6 @@ from mambaout_mm.comparison.catalogue import (
     entries_of,
     whole_config,
 )
-from mambaout_mm.comparison.complexity import count_by_operator, model_complexity
 from mambaout_mm.comparison.cost import (
     AS_IN_PAPER,
     IN_PAIRS,
@@ -30,6 +29,7 @@ from mambaout_mm.comparison.cost import (
 from mambaout_mm.comparison.published import PAPER, published_results
 from mambaout_mm.comparison.records import Record, to_frame
 from mambaout_mm.compat.flop_counter import scan_in_pairs
+from mambaout_mm.measure.complexity import count_by_operator, model_complexity
 
 # Without a row; with rows of another pyramid or framework; with a row of a narrower UperNet.
 STOCK = {f'MambaOut-{scale} (timm)' for scale in 'TSB'}  # their costs are those of ours

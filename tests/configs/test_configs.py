@@ -12,13 +12,13 @@ from mmengine.registry import MODELS
 from support import CONFIGS, ROOT
 
 from mambaout_mm.comparison import model_complexity
-from mambaout_mm.comparison.complexity import (
+from mambaout_mm.comparison.cost import LEFT_OUT
+from mambaout_mm.measure.complexity import (
     build_model,
     count_by_operator,
     count_macs,
     prepare_for_counting,
 )
-from mambaout_mm.comparison.cost import LEFT_OUT
 
 # Parameters in millions: the paper's tables 2 and 3, to more digits; femto and kobe are not there.
 PARAMS = {

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from support import ROOT
 
 from mambaout_mm.checkpoints import CheckpointError
-from mambaout_mm.comparison.complexity import build_model
 from mambaout_mm.errors import UserError
+from mambaout_mm.measure.complexity import build_model
 from mambaout_mm.training import checks, options
 
 MASKRCNN = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'

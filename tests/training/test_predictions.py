@@ -16,8 +16,8 @@ from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from mambaout_mm.comparison.runs.bootstrap import SegmentationScorer
 from mambaout_mm.errors import UserError
+from mambaout_mm.runs.bootstrap import SegmentationScorer
 from mambaout_mm.training.prediction_files import read_predictions
 from mambaout_mm.training.predictions import DumpDetections, DumpSegResults, decode_labels
 from mambaout_mm.trust import trusting

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from mambaout_mm.errors import UserError
+
+PROBE = (224, 224)  # an image on which a network shows what a much larger one will need
+
 
 class Spread(NamedTuple):
     """Median, tenth and ninetieth percentile of some seconds."""
@@ -149,6 +153,16 @@ def bytes_kept(call: Callable[[], object], model: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         call()
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a measurement is missing, in a line."""
+    text = (str(error).splitlines() or [''])[0]
+    if isinstance(error, UserError):
+        return f'failed: {text}'
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
+        return 'out of memory'
+    return f'failed: {type(error).__name__}: {text}'
 
 
 def copy_rate(device: str) -> float:

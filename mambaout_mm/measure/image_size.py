@@ -1,4 +1,4 @@
-"""What the tools' command lines have in common."""
+"""Image sizes on the command lines of the tools."""
 
 import argparse
 

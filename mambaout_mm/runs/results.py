@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mambaout_mm.comparison.records import NAN, Record
 from mambaout_mm.errors import UserError
 from mambaout_mm.trust import is_trusted
 
-from ..records import NAN, Record
 from .bootstrap import Scorer, paired_bootstrap, read_scorers
 from .reading import Run, read_run, type_of
 from .recipe import group_by_recipe, recipe_differences

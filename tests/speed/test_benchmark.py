@@ -9,7 +9,7 @@ import torch
 from support import ROOT
 
 from mambaout_mm.backbones import mambaout
-from mambaout_mm.comparison import speed
+from mambaout_mm.speed import benchmark as speed
 from mambaout_mm.errors import UserError
 
 spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools' / 'benchmark.py')

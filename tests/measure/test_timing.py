@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mambaout_mm import EfficientVMamba, MambaOut, PlainMamba, TimmPyramid, Vim, VMamba
-from mambaout_mm.comparison import timing
+from mambaout_mm.measure import timing
 
 LIBC = ctypes.CDLL(None)
 

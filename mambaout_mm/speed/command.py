@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.progress import track
 
 from mambaout_mm.errors import UserError
-from mambaout_mm.files import check_folder, noted, whole_file
+from mambaout_mm.files import check_folder, noted, whole_file, write_csv
 
-from .speed import COLUMNS, Case, benchmark
-from .tables import write_csv
+from .benchmark import COLUMNS, Case, benchmark
 
 # Those of Okabe and Ito, which people of any colour vision tell apart.
 COLOURS = {

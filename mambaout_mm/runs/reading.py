@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from mambaout_mm.comparison.records import NAN
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
 from mambaout_mm.files import read_file
 from mambaout_mm.literal_config import read_config
-
-from ..records import NAN
 
 # Names in the logs, the chief metric of a task first; mmdet logs fractions, mmseg percent.
 METRICS = {

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from mambaout_mm.backbones import MambaOut
 from mambaout_mm.config_files import find_config
 from mambaout_mm.errors import UserError
-
-from .complexity import build_model, count_macs
-from .growth import PROBE, reason_of
-from .synthetic import detection_samples, segmentation_samples
-from .timing import (
+from mambaout_mm.measure.complexity import build_model, count_macs
+from mambaout_mm.measure.synthetic import detection_samples, segmentation_samples
+from mambaout_mm.measure.timing import (
+    PROBE,
     bytes_kept,
     copy_rate,
     machine,
@@ -29,6 +28,7 @@ from .timing import (
     peak_bytes,
     peak_increase,
     product_rate,
+    reason_of,
     spread_of,
     take_turns,
 )

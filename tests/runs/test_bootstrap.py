@@ -16,14 +16,14 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mambaout_mm.comparison.runs.bootstrap import (
+from mambaout_mm.errors import UserError
+from mambaout_mm.runs.bootstrap import (
     DetectionScorer,
     Scorer,
     SegmentationScorer,
     paired_bootstrap,
     read_scorers,
 )
-from mambaout_mm.errors import UserError
 from mambaout_mm.training.prediction_files import write_detections, write_label_maps
 from mambaout_mm.training.predictions import DumpSegResults
 from mambaout_mm.trust import trusting

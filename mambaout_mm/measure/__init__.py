@@ -1,0 +1,1 @@
+"""Measuring any network: multiply-accumulates, time and bytes."""
