@@ -19,30 +19,9 @@ from .compat import mmcv_ops as _mmcv_ops
 
 _mmcv_ops.install()
 
-from .backbones import (  # noqa: E402
-    EfficientVMamba,
-    LocalVim,
-    LocalVMamba,
-    MambaOut,
-    PlainMamba,
-    PyramidBackbone,
-    TimmPyramid,
-    Vim,
-    VMamba,
-)
+from .backbones import *  # noqa: E402, F403  every family
+from .backbones import __all__ as _backbones  # noqa: E402
 from .training import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = [
-    'EfficientVMamba',
-    'LayerDecayOptimWrapperConstructor',
-    'LocalVMamba',
-    'LocalVim',
-    'MambaOut',
-    'PlainMamba',
-    'PyramidBackbone',
-    'TimmPyramid',
-    'VMamba',
-    'Vim',
-    '__version__',
-]
+__all__ = ['LayerDecayOptimWrapperConstructor', '__version__', *_backbones]

@@ -1,4 +1,4 @@
-"""The one error type whose message is written for the person at the keyboard."""
+"""Errors whose messages are written for the person at the keyboard, and how tools show them."""
 
 import argparse
 import sys
@@ -17,6 +17,14 @@ class UserError(Exception):
     The message says what is wrong, with which value, and what to do; the tools print it without a
     traceback and exit with code 1.
     """
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read, or does not fit the model that asked for it."""
+
+
+class UnknownLayoutError(CheckpointError):
+    """A state dict shows no sign of the family that it was taken for."""
 
 
 def near_names(name: str, known: list[str], limit: int = 4) -> str:

@@ -11,15 +11,24 @@ from typing import TypeVar
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
+from .checkpoints import add_weights
+
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mambaout_mm', locations=['mambaout_mm.backbones']
 )
 
-Backbone = TypeVar('Backbone', bound=type)
+Family = TypeVar('Family', bound=type)
+FAMILIES: list[type] = []  # in the order in which tables name them: that of their imports
 
 
-def register_backbone(cls: Backbone) -> Backbone:
-    """Class decorator: register under ``mambaout_mm.Name`` and, in the root, under ``Name``."""
+def register_family(cls: Family) -> Family:
+    """Class decorator that makes a backbone known.
+
+    It is registered under ``mambaout_mm.Name`` and, in the root, under ``Name``; its published
+    weights join the catalogue of checkpoints.
+    """
     MODELS.register_module(module=cls)
     MMENGINE_MODELS.register_module(module=cls)
+    add_weights(cls.weights, cls.unpublished_weights)
+    FAMILIES.append(cls)
     return cls

@@ -30,10 +30,10 @@ from mambaout_mm.training.checks import (
     load_config,
 )
 from mambaout_mm.training.data_checks import check_contents
+from mambaout_mm.training.failures import build_runner
 from mambaout_mm.training.loading import NamingRunner
 from mambaout_mm.training.parts import check_parts
 from mambaout_mm.training.prediction_files import read_predictions, write_detections
-from mambaout_mm.training.run import build_runner
 from mambaout_mm.training.seeding import seed_by_place
 from mambaout_mm.training.values import check_values
 

@@ -1,23 +1,16 @@
-"""Backbones: one module per family, all with the contract of :class:`PyramidBackbone`."""
+"""Backbones: a file for each family, all with the contract of :class:`PyramidBackbone`."""
 
-from .efficientvmamba import EfficientVMamba
-from .localvim import LocalVim
-from .localvmamba import LocalVMamba
-from .mambaout import MambaOut
-from .plainmamba import PlainMamba
-from .pyramid import PyramidBackbone
-from .timm_pyramid import TimmPyramid
-from .vim import Vim
-from .vmamba import VMamba
+# ruff: noqa: I001  The order of the families is that of the tables.
+from mambaout_mm.registry import FAMILIES
 
-__all__ = [
-    'EfficientVMamba',
-    'LocalVMamba',
-    'LocalVim',
-    'MambaOut',
-    'PlainMamba',
-    'PyramidBackbone',
-    'TimmPyramid',
-    'VMamba',
-    'Vim',
-]
+from .base import PyramidBackbone
+from .mambaout import MambaOut as MambaOut
+from .vmamba import VMamba as VMamba
+from .localvmamba import LocalVMamba as LocalVMamba
+from .efficientvmamba import EfficientVMamba as EfficientVMamba
+from .vim import Vim as Vim
+from .localvim import LocalVim as LocalVim
+from .plainmamba import PlainMamba as PlainMamba
+from .timm_pyramid import TimmPyramid as TimmPyramid
+
+__all__ = ['PyramidBackbone', *(family.__name__ for family in FAMILIES)]

@@ -2,26 +2,28 @@
 
 Paper: arXiv 2403.09977. Parameter names are those of the official code (TerryPei/EfficientVMamba
 ``classification/models/vmamba_efficient.py`` at 0bc5ee2), so that its files load as they are.
+
+Weights: huggingface.co/TerryPei, for which its README of 2024-04-16 names Apache-2.0.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from mambaout_mm.checkpoints import efficientvmamba as checkpoint_layout
-from mambaout_mm.checkpoints.vmamba import describe
 from mambaout_mm.ops.atrous_scan import atrous_merge, atrous_scan
-from mambaout_mm.registry import register_backbone
+from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
-from .channel_gate import ChannelGate
-from .pyramid import PyramidBackbone, drop_path_rates
-from .vmamba import (
+from .base import Network, Paper, Stage, drop_path_rates
+from .local_mamba import ChannelGate
+from .vss import (
     LN_EPS,
     SS2D,
     PatchMerging,
+    VSSPyramid,
     init_linear,
     layer_norm,
     patch_embed_v0,
@@ -29,6 +31,7 @@ from .vmamba import (
     to_channels_last,
 )
 
+WEIGHTS = 'https://huggingface.co/TerryPei/EfficientVMamba-{}/resolve/main/efficient_vmamba_{}.ckpt'
 SSM_RATIO = 2.0
 D_STATE = 16
 SCAN_STAGES = 2  # the first two stages scan, the others are inverted residuals
@@ -125,8 +128,23 @@ class InvertedResidual(nn.Module):
         return x + self.drop_path(self.conv_pw2(self.se(self.conv_dw(self.conv_pw(x)))))
 
 
-@register_backbone
-class EfficientVMamba(PyramidBackbone):
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of them.
+
+    Raises:
+        ValueError: If the name or a key is unknown, ``depths`` or ``dims`` is missing, or a stage
+            has too few channels.
+    """
+    numbers = complete(look_up('EfficientVMamba', arch, ARCHITECTURES), {})
+    if min(numbers['dims']) < 8:
+        raise ValueError(
+            f'dims must be at least 8, of which a gate keeps an eighth; got {numbers["dims"]}'
+        )
+    return numbers
+
+
+@register_family
+class EfficientVMamba(VSSPyramid):
     """EfficientVMamba as a four-stage backbone for mmdet and mmseg (arXiv 2403.09977).
 
     The first convolution has 4x4 patches without padding: an H or W that 4 does not divide is cut
@@ -153,6 +171,50 @@ class EfficientVMamba(PyramidBackbone):
         >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 48, 16, 24), (1, 96, 8, 12), (1, 192, 4, 6), (1, 384, 2, 3)]
     """
+
+    variants = {
+        arch: dict(resolve_arch(arch), ssm_ratio=SSM_RATIO, d_state=D_STATE)
+        for arch in ARCHITECTURES
+    }
+    mark = '.conv_branch.'
+    weights = {
+        f'efficientvmamba://{arch}': WEIGHTS.format(arch.capitalize(), arch)
+        for arch in ARCHITECTURES
+    }
+    networks = tuple(
+        Network(
+            name,
+            'Conv+SSM',
+            dict(type='mambaout_mm.EfficientVMamba', arch=arch),
+            name,
+            presets=presets,
+            other_heads=other_heads,
+        )
+        for name, arch, presets, other_heads in (
+            ('EfficientVMamba-T', 'tiny', (), ''),
+            # The paper does not say so, but with 384 channels parameters and MACs come out.
+            (
+                'EfficientVMamba-S',
+                'small',
+                (),
+                'published figures fit an UperNet of 384 channels',
+            ),
+            ('EfficientVMamba-B', 'base', ('mambas',), ''),
+        )
+    )
+    papers = {
+        'EfficientVMamba': Paper(
+            'https://arxiv.org/abs/2403.09977',
+            'EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba',
+            'Atrous selective scan',
+        )
+    }
+    recipes = {
+        'EfficientVMamba': dict(
+            detection="mixed precision, 8 x 2 images (comments in B's config: 4 x 4)"
+        )
+    }
+    global_modules = (SS2D, SqueezeExcitation)
 
     def __init__(
         self,
@@ -199,64 +261,32 @@ class EfficientVMamba(PyramidBackbone):
         self.apply(init_linear)
         self.freeze_stages()
 
-    def leading_to(self, i: int) -> nn.Module:
-        """The stem for stage 0, else the downsampling before stage ``i``."""
+    def stage(self, i: int) -> Stage:
         if i == 0:
-            return self.patch_embed
-        layer = self.layers[i - 1]
-        return layer['downsample'] if i <= SCAN_STAGES else layer[-1]
-
-    def blocks_of(self, i: int) -> list[nn.Module]:
-        """The blocks of stage ``i``, with the permutations around those without a scan."""
+            lead_in = self.patch_embed
+        else:
+            before = self.layers[i - 1]
+            lead_in = before['downsample'] if i <= SCAN_STAGES else before[-1]
         if i < SCAN_STAGES:
-            return list(self.layers[i]['blocks'])
-        return list(self.layers[i])[: self.depths[i] + 2]
-
-    def forward_stage(self, i: int, x: Tensor) -> Tensor:
-        x = self.leading_to(i)(x)
-        for block in self.blocks_of(i):
-            x = self.run_block(block, x)
-        return x
-
-    def modules_of_stage(self, i: int) -> list[nn.Module]:
-        if i == -1:
-            return [self.patch_embed]
-        blocks = self.blocks_of(i)
-        return blocks if i == 0 else [self.leading_to(i), *blocks]
-
-    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
-        part, *rest = param_name.split('.')
-        if part == 'patch_embed':
-            return 0, None
-        if part != 'layers':
-            return None
-        stage = int(rest[0])
-        if stage < SCAN_STAGES:
-            return (stage + 1, None) if rest[1] == 'downsample' else (stage, int(rest[2]))
-        block = int(rest[1]) - 1  # a permutation comes first
-        return (stage, block) if block < self.depths[stage] else (stage + 1, None)
+            return Stage([lead_in], self.layers[i]['blocks'])
+        # With the permutations before and behind the blocks
+        return Stage([lead_in], list(self.layers[i])[: self.depths[i] + 2])
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        return checkpoint_layout.to_official(state_dict, self.num_stages)
+        """As VMamba's, but for one more prefix.
 
-    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        variants = {
-            name: dict(arch, ssm_ratio=SSM_RATIO, d_state=D_STATE)
-            for name, arch in ARCHITECTURES.items()
-        }
-        return describe('EfficientVMamba', checkpoint_layout.measure(state_dict), variants)
+        It is of an average of weights (EMA) around DistributedDataParallel: ``module.module.`` in
+        the file, of which loading may have cut off one. The official code cuts it off as well.
+        """
+        bare = {re.sub(r'^(module\.)+', '', name): tensor for name, tensor in state_dict.items()}
+        return super().convert_checkpoint(bare)
 
-
-def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """All numbers of a variant, given its name or a dict of them.
-
-    Raises:
-        ValueError: If the name or a key is unknown, ``depths`` or ``dims`` is missing, or a stage
-            has too few channels.
-    """
-    numbers = complete(look_up('EfficientVMamba', arch, ARCHITECTURES), {})
-    if min(numbers['dims']) < 8:
-        raise ValueError(
-            f'dims must be at least 8, of which a gate keeps an eighth; got {numbers["dims"]}'
-        )
-    return numbers
+    def measure(self, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        found = super().measure(state_dict)  # of the stages with a scan
+        for i in range(SCAN_STAGES, 4):
+            last = re.compile(rf'layers\.{i}\.\d+\.conv_pw2\.0\.weight')  # (dim, 4 * dim, 1, 1)
+            dims = [tensor.shape[0] for name, tensor in state_dict.items() if last.fullmatch(name)]
+            if dims:
+                found['depths'] += (len(dims),)
+                found['dims'] += (dims[0],)
+        return found

@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mambaout_mm.checkpoints import vim as checkpoint_layout
-from mambaout_mm.checkpoints.plain import describe
 from mambaout_mm.ops.local_scan import local_scan, local_unscan
-from mambaout_mm.registry import register_backbone
+from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
-from .channel_gate import ChannelGate
-from .local_directions import LOCALVIM_TINY, complete_directions
-from .mamba_mixer import DirectionNames, MambaMixer
-from .simple_pyramid import resize_table
-from .ssm import EXPANSION
+from .base import Network, Paper
+from .local_mamba import LOCALVIM_TINY, WEIGHTS, ChannelGate, complete_directions
+from .mamba import EXPANSION, DirectionNames, MambaMixer
+from .plain import resize_table
 from .vim import NORM_EPS, MambaBlock, PatchTokens, without_middle
 
 ROPE_SIDE = 14  # positions of the rotary embedding run from 0 to this, whatever the grid
@@ -147,7 +144,25 @@ class RotatedBlock(MambaBlock):
         return super().forward(tokens * cos + quarter_turn * sin, size)
 
 
-@register_backbone
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name, a key or a direction is unknown, ``depths`` or ``dim`` is missing,
+            or numbers do not fit together.
+    """
+    numbers = complete(look_up('LocalVim', arch, ARCHITECTURES), DEFAULTS, width='dim')
+    if numbers['class_token'] and numbers['rope']:
+        raise ValueError('class_token needs rope=False: a class token has no place to rotate by')
+    if numbers['rope'] and numbers['dim'] % 4:
+        raise ValueError(f'rope needs a dim that 4 divides, got {numbers["dim"]}')
+    if EXPANSION * numbers['dim'] < 8:
+        raise ValueError(f'dim must be at least 4 for the gate, got {numbers["dim"]}')
+    directions = complete_directions(numbers['directions'], sum(numbers['depths']))
+    return {**numbers, 'directions': directions}
+
+
+@register_family
 class LocalVim(PatchTokens):
     """LocalVim as a backbone for mmdet and mmseg, with a pyramid from stride 16 (arXiv 2403.09338).
 
@@ -187,6 +202,40 @@ class LocalVim(PatchTokens):
         >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 192, 16, 24), (1, 192, 8, 12), (1, 192, 4, 6), (1, 192, 2, 3)]
     """
+
+    variants = {arch: resolve_arch(arch) for arch in ARCHITECTURES}
+    mark = '.mixer.A_log_0'
+    weights = {
+        f'localvim://{arch}': WEIGHTS.format(f'local_vim_{arch}')
+        for arch in ('tiny', 'tiny_middle_cls_token')
+    }
+    unpublished_weights = {'localvim://small': "its authors' link leads to LocalVMamba-S"}
+    networks = tuple(
+        Network(
+            name,
+            'Conv+SSM',
+            dict(type='mambaout_mm.LocalVim', arch=arch),
+            name,
+            presets=presets,
+            other_heads='published with UperNet on four maps at stride 16',
+        )
+        for name, arch, presets in (
+            ('LocalVim-T', 'tiny', ()),
+            ('LocalVim-S', 'small', ('mambas',)),
+        )
+    )
+    papers = {
+        'LocalVim': Paper(
+            'https://arxiv.org/abs/2403.09338',
+            'LocalMamba: Visual State Space Model with Windowed Selective Scan',
+            'Mamba block with windowed scans',
+        )
+    }
+    recipes = {
+        'LocalVim': dict(
+            segmentation='FP32, 8 x 2 images, lr 6e-5, UperNet on four maps at stride 16'
+        )
+    }
 
     def __init__(
         self,
@@ -237,30 +286,3 @@ class LocalVim(PatchTokens):
 
     def for_blocks(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
         return () if self.rope is None else self.rope.tables(size)
-
-    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        # A classifier's final norm is for its stream, not for what a mixer adds.
-        backbone = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
-        return checkpoint_layout.to_own(backbone, 'LocalVim', '.mixer.A_log_0', self.normed_taps)
-
-    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        variants = {name: resolve_arch(name) for name in ARCHITECTURES}
-        return describe('LocalVim', state_dict, variants)
-
-
-def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
-
-    Raises:
-        ValueError: If the name, a key or a direction is unknown, ``depths`` or ``dim`` is missing,
-            or numbers do not fit together.
-    """
-    numbers = complete(look_up('LocalVim', arch, ARCHITECTURES), DEFAULTS, width='dim')
-    if numbers['class_token'] and numbers['rope']:
-        raise ValueError('class_token needs rope=False: a class token has no place to rotate by')
-    if numbers['rope'] and numbers['dim'] % 4:
-        raise ValueError(f'rope needs a dim that 4 divides, got {numbers["dim"]}')
-    if EXPANSION * numbers['dim'] < 8:
-        raise ValueError(f'dim must be at least 4 for the gate, got {numbers["dim"]}')
-    directions = complete_directions(numbers['directions'], sum(numbers['depths']))
-    return {**numbers, 'directions': directions}

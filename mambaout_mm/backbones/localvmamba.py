@@ -9,21 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mambaout_mm.checkpoints import vmamba as checkpoint_layout
 from mambaout_mm.ops.local_scan import local_scan, local_unscan
-from mambaout_mm.registry import register_backbone
+from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
-from .channel_gate import ChannelGate
-from .local_directions import LOCALVMAMBA_SMALL, LOCALVMAMBA_TINY, complete_directions
-from .vmamba import (
-    LN_EPS,
-    SS2D,
-    PatchMerging,
-    VSSBlock,
-    VSSPyramid,
-    patch_embed_v0,
+from .base import Network, Paper
+from .local_mamba import (
+    LOCALVMAMBA_SMALL,
+    LOCALVMAMBA_TINY,
+    WEIGHTS,
+    ChannelGate,
+    complete_directions,
 )
+from .vss import LN_EPS, SS2D, PatchMerging, VSSBlock, VSSPyramid, patch_embed_v0
 
 _DIMS = (96, 192, 384, 768)
 
@@ -70,7 +68,24 @@ class LocalSS2D(SS2D):
         return gated.sum(1).unflatten(1, (height, width))
 
 
-@register_backbone
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name or a key is unknown, ``depths`` or ``dims`` is missing, a number is
+            out of range, or ``directions`` are not four known ones for each block.
+    """
+    numbers = complete(look_up('LocalVMamba', arch, ARCHITECTURES), ARCHITECTURE_DEFAULTS)
+    if int(numbers['ssm_ratio'] * min(numbers['dims'])) < 8:
+        raise ValueError(
+            'ssm_ratio must leave at least 8 channels, of which the gate keeps an eighth; got '
+            f'{numbers["ssm_ratio"]}'
+        )
+    directions = complete_directions(numbers['directions'], sum(numbers['depths']))
+    return {**numbers, 'directions': directions}
+
+
+@register_family
 class LocalVMamba(VSSPyramid):
     """LocalVMamba as a four-stage backbone for mmdet and mmseg (arXiv 2403.09338).
 
@@ -104,6 +119,39 @@ class LocalVMamba(VSSPyramid):
         >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
     """
+
+    variants = {arch: resolve_arch(arch) for arch in ARCHITECTURES}
+    mark = '.multi_scan.attn.'
+    weights = {'localvmamba://small': WEIGHTS.format('local_vssm_small')}
+    unpublished_weights = {
+        'localvmamba://tiny': 'its authors never released them ("retraining" in their README)'
+    }
+    networks = tuple(
+        Network(
+            name,
+            'Conv+SSM',
+            dict(type='mambaout_mm.LocalVMamba', arch=arch),
+            name,
+            presets=presets,
+        )
+        for name, arch, presets in (
+            ('LocalVMamba-T', 'tiny', ('mambas',)),
+            ('LocalVMamba-S', 'small', ()),
+        )
+    )
+    papers = {
+        'LocalVMamba': Paper(
+            'https://arxiv.org/abs/2403.09338',
+            'LocalMamba: Visual State Space Model with Windowed Selective Scan',
+            'Windowed selective scan',
+        )
+    }
+    recipes = {
+        'LocalVMamba': dict(
+            detection='mixed precision, 8 x 2 images',
+            segmentation='8 x 2 images, lr 6e-5; mixed precision for Small only',
+        )
+    }
 
     def __init__(
         self,
@@ -139,28 +187,3 @@ class LocalVMamba(VSSPyramid):
             return VSSBlock(dim, op, mlp_ratio=0.0, drop_path=rate)
 
         self.build_layers(drop_path_rate, block, downsample=PatchMerging)
-
-    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        return checkpoint_layout.to_official(state_dict, 'LocalVMamba', self.num_stages)
-
-    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        variants = {name: resolve_arch(name) for name in ARCHITECTURES}
-        found = checkpoint_layout.measure(state_dict)
-        return checkpoint_layout.describe('LocalVMamba', found, variants)
-
-
-def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
-
-    Raises:
-        ValueError: If the name or a key is unknown, ``depths`` or ``dims`` is missing, a number is
-            out of range, or ``directions`` are not four known ones for each block.
-    """
-    numbers = complete(look_up('LocalVMamba', arch, ARCHITECTURES), ARCHITECTURE_DEFAULTS)
-    if int(numbers['ssm_ratio'] * min(numbers['dims'])) < 8:
-        raise ValueError(
-            'ssm_ratio must leave at least 8 channels, of which the gate keeps an eighth; got '
-            f'{numbers["ssm_ratio"]}'
-        )
-    directions = complete_directions(numbers['directions'], sum(numbers['depths']))
-    return {**numbers, 'directions': directions}

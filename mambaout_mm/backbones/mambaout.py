@@ -3,9 +3,13 @@
 Paper: arXiv 2405.07992, section 4.1. Parameter names are those of the official code
 (yuweihao/MambaOut ``models/mambaout.py`` at 9f2f234), so that its files load as they are. The
 ``*_rw`` variants are timm's (``timm/models/mambaout.py``, timm 1.0.31).
+
+Weights: github.com/yuweihao/MambaOut, release ``model``, Apache-2.0; those of the ``*_rw``
+variants are timm's.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +17,14 @@ from timm.layers import DropPath, LayerScale, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from mambaout_mm.checkpoints import mambaout as checkpoint_layout
+from mambaout_mm.checkpoints import UnknownLayoutError
 from mambaout_mm.ops.gated_cnn import gated_cnn
 from mambaout_mm.ops.gated_cnn.parameters import Parameters
 from mambaout_mm.ops.modes import exporting
-from mambaout_mm.registry import register_backbone
+from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
-from .pyramid import PyramidBackbone, drop_path_rates
+from .base import Network, Paper, PyramidBackbone, Stage, drop_path_rates
 
 LN_EPS = 1e-6
 ACTIVATIONS = {'gelu': nn.GELU, 'silu': nn.SiLU}
@@ -77,6 +81,20 @@ ARCHITECTURE_DEFAULTS: dict[str, Any] = dict(
     stem_norm=True,
     downsample_norm_first=False,
     layer_scale=None,
+)
+
+
+WEIGHTS = 'https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_{}.pth'
+
+# The official layout is the one here. timm's differs by this table; its ``features_only`` models
+# write ``stages_0`` for ``stages.0``.
+OFFICIAL_STEM = 'downsample_layers.0.conv1.weight'
+TIMM_STEM = 'stem.conv1.weight'
+FROM_TIMM = (
+    (re.compile(r'^stages_(\d+)\.'), r'stages.\1.'),
+    (re.compile(r'^stem\.'), 'downsample_layers.0.'),
+    (re.compile(r'^stages\.(\d+)\.downsample\.'), r'downsample_layers.\1.'),
+    (re.compile(r'^stages\.(\d+)\.blocks\.(\d+)\.'), r'stages.\1.\2.'),
 )
 
 
@@ -239,7 +257,7 @@ def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     )
 
 
-@register_backbone
+@register_family
 class MambaOut(PyramidBackbone):
     """MambaOut as a four-stage backbone for mmdet and mmseg (arXiv 2405.07992).
 
@@ -268,6 +286,62 @@ class MambaOut(PyramidBackbone):
         >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 48, 16, 24), (1, 96, 8, 12), (1, 192, 4, 6), (1, 288, 2, 3)]
     """
+
+    weights = {
+        f'mambaout://{arch}': WEIGHTS.format(arch)
+        for arch in ('femto', 'kobe', 'tiny', 'small', 'base')
+    }
+    unpublished_weights = {
+        f'mambaout://{arch}': f"this variant is timm's; its weights are timm://mambaout_{arch}"
+        for arch in ARCHITECTURES
+        if arch.endswith('_rw')
+    }
+    networks = (
+        *(
+            Network(
+                f'MambaOut-{scale}',
+                'Conv',
+                dict(type='mambaout_mm.MambaOut', arch=arch),
+                f'MambaOut-{arch.capitalize()}',
+                presets=presets,
+            )
+            for scale, arch, presets in (
+                ('Femto', 'femto', ()),
+                ('Kobe', 'kobe', ()),
+                ('T', 'tiny', ('tiny', 'mambas')),
+                ('S', 'small', ('small',)),
+                ('B', 'base', ('base',)),
+            )
+        ),
+        # timm's own MambaOut: the stock network that the optimised one stands beside.
+        *(
+            Network(
+                f'MambaOut-{scale} (timm)',
+                'Conv',
+                dict(type='mambaout_mm.TimmPyramid', model_name=f'mambaout_{arch}'),
+                presets=presets,
+            )
+            for scale, arch, presets in (
+                ('T', 'tiny', ('tiny', 'mambas')),
+                ('S', 'small', ('small',)),
+                ('B', 'base', ('base',)),
+            )
+        ),
+    )
+    papers = {
+        'MambaOut': Paper(
+            'https://arxiv.org/abs/2405.07992',
+            'MambaOut: Do We Really Need Mamba for Vision?',
+            'Gated CNN block',
+        )
+    }
+    recipes = {
+        'MambaOut': dict(
+            detection='mixed precision, 4 x 4 images',
+            segmentation='mixed precision, 4 x 4 images, lr 1e-4',
+        )
+    }
+    global_modules = ()
 
     def __init__(
         self,
@@ -322,28 +396,39 @@ class MambaOut(PyramidBackbone):
         self.apply(_init_module)
         self.freeze_stages()
 
-    def forward_stage(self, i: int, x: Tensor) -> Tensor:
-        x = self.downsample_layers[i](x)
-        for block in self.stages[i]:
-            x = self.run_block(block, x)
-        return x
-
-    def modules_of_stage(self, i: int) -> list[nn.Module]:
-        if i < 1:  # the stem is apart from stage 0
-            return [self.downsample_layers[0] if i == -1 else self.stages[0]]
-        return [self.downsample_layers[i], self.stages[i]]
-
-    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
-        part, *rest = param_name.split('.')
-        if part == 'downsample_layers':
-            return int(rest[0]), None
-        return (int(rest[0]), int(rest[1])) if part == 'stages' else None
+    def stage(self, i: int) -> Stage:
+        return Stage([self.downsample_layers[i]], self.stages[i])
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        return checkpoint_layout.to_official(state_dict)
+        """Official names for an official or a timm state dict, without the classifier.
+
+        ``head.norm`` exists in both layouts with different meanings, so the stem tells them apart.
+        The classifier (``norm.*``, ``head.*``; the norm acts on pooled features) is left out.
+
+        Raises:
+            UnknownLayoutError: If neither layout's stem is there.
+        """
+        if OFFICIAL_STEM in state_dict:
+            renames: tuple = ()
+        elif TIMM_STEM in state_dict:
+            renames = FROM_TIMM
+        else:
+            raise UnknownLayoutError(
+                f'no MambaOut backbone in it: neither {OFFICIAL_STEM} (official) nor {TIMM_STEM} '
+                f'(timm) is among its {len(state_dict)} keys '
+                f'({", ".join(list(state_dict)[:4])}, ...)'
+            )
+        official = {}
+        for name, tensor in state_dict.items():
+            if name.startswith(('norm.', 'head.')):
+                continue
+            for pattern, replacement in renames:
+                name = pattern.sub(replacement, name)
+            official[name] = tensor
+        return official
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        found = checkpoint_layout.measure(state_dict)
+        found = measure(state_dict)
         names = [
             name
             for name, numbers in ARCHITECTURES.items()
@@ -351,6 +436,29 @@ class MambaOut(PyramidBackbone):
         ]
         numbers = f'depths {found["depths"]}, dims {found["dims"]}'
         return f'MambaOut {" or ".join(names)} ({numbers})' if names else f'a MambaOut of {numbers}'
+
+
+def measure(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The architecture's numbers that the shapes of an official state dict show.
+
+    Returns:
+        dict[str, Any]: ``depths`` and ``dims`` (tuples, one entry for each stage in the file),
+        ``hidden`` and ``conv_dim`` of the first block (None where the file lacks it), and
+        ``stem_norm``.
+    """
+    blocks = {
+        m.groups() for m in map(re.compile(r'^stages\.(\d+)\.(\d+)\.').match, state_dict) if m
+    }
+    stages = sorted({int(stage) for stage, _ in blocks})
+    fc2 = {i: state_dict.get(f'stages.{i}.0.fc2.weight') for i in stages}  # (C, h)
+    conv = state_dict.get('stages.0.0.conv.weight')  # (Cc, 1, k, k)
+    return dict(
+        depths=tuple(sum(int(stage) == i for stage, _ in blocks) for i in stages),
+        dims=tuple(0 if fc2[i] is None else fc2[i].shape[0] for i in stages),
+        hidden=None if fc2.get(0) is None else fc2[0].shape[1],
+        conv_dim=None if conv is None else conv.shape[0],
+        stem_norm='downsample_layers.0.norm1.weight' in state_dict,
+    )
 
 
 def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 Paper: arXiv 2403.17695. Parameter names are those of the official code
 (ChenhongyiYang/PlainMamba at 0975a1d), so that its files load as they are.
+
+Weights: huggingface.co/ChenhongyiYang, Apache-2.0.
 """
 
 import math
@@ -14,17 +16,18 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambaout_mm.checkpoints import plainmamba as checkpoint_layout
-from mambaout_mm.checkpoints.plain import describe
+from mambaout_mm.checkpoints import UnknownLayoutError
 from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.ops.snake_scan import MOVES, snake_merge, snake_moves, snake_scan
-from mambaout_mm.registry import register_backbone
+from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
-from .simple_pyramid import PlainBackbone, block_rates, position_grid, resize_table
-from .ssm import EXPANSION, decays, init_decays, init_steps
-from .vmamba import init_linear
+from .base import Network, Paper
+from .mamba import EXPANSION, decays, init_decays, init_steps
+from .plain import PlainBackbone, block_rates, depth_of, position_grid, resize_table
+from .vss import init_linear
 
+WEIGHTS = 'https://huggingface.co/ChenhongyiYang/PlainMamba/resolve/main/{}.pth'
 DIRECTIONS = 4
 LAYER_NORM_EPS = 1e-5  # inside the layers; output norms have 1e-6
 STEM_CHANNELS = 64
@@ -184,7 +187,37 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
 
 
-@register_backbone
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name or a key is unknown, ``depths`` or ``dim`` is missing, or a number
+            is out of range.
+    """
+    numbers = complete(look_up('PlainMamba', arch, ARCHITECTURES), DEFAULTS, width='dim')
+    if numbers['patch_size'] < STEM_STRIDE or numbers['patch_size'] % STEM_STRIDE:
+        raise ValueError(
+            f'patch_size must be a multiple of {STEM_STRIDE}, the stride of the first convolution, '
+            f'got {numbers["patch_size"]}'
+        )
+    if (
+        not isinstance(numbers['num_convs_patch_embed'], int)
+        or numbers['num_convs_patch_embed'] < 0
+    ):
+        raise ValueError(
+            'num_convs_patch_embed must be a number of convolutions, got '
+            f'{numbers["num_convs_patch_embed"]!r}'
+        )
+    depth, with_dwconv = sum(numbers['depths']), numbers['layers_with_dwconv']
+    if not isinstance(with_dwconv, tuple) or not set(with_dwconv) <= set(range(depth)):
+        raise ValueError(
+            f'layers_with_dwconv must be out of 0 to {depth - 1}, the layers that depths give, got '
+            f'{with_dwconv}'
+        )
+    return numbers
+
+
+@register_family
 class PlainMamba(PlainBackbone):
     """PlainMamba as a backbone for mmdet and mmseg, with a pyramid from stride 16.
 
@@ -225,6 +258,38 @@ class PlainMamba(PlainBackbone):
         >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 192, 16, 24), (1, 192, 8, 12), (1, 192, 4, 6), (1, 192, 2, 3)]
     """
+
+    variants = {arch: resolve_arch(arch) for arch in ARCHITECTURES}
+    mark = '.mamba.direction_Bs'
+    weights = {f'plainmamba://{arch}': WEIGHTS.format(arch) for arch in ARCHITECTURES}
+    networks = tuple(
+        Network(
+            name,
+            'Conv+SSM',
+            dict(type='mambaout_mm.PlainMamba', arch=arch),
+            name,
+            presets=presets,
+            other_heads='published with UperNet on four maps at stride 16',
+        )
+        for name, arch, presets in (
+            ('PlainMamba-L1', 'l1', ()),
+            ('PlainMamba-L2', 'l2', ('mambas',)),
+            ('PlainMamba-L3', 'l3', ()),
+        )
+    )
+    papers = {
+        'PlainMamba': Paper(
+            'https://arxiv.org/abs/2403.17695',
+            'PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition',
+            'Continuous 2-D selective scan',
+        )
+    }
+    recipes = {
+        'PlainMamba': dict(
+            detection='FP32, 8 x 2 images, behind a ViT-Adapter, SyncBN in FPN and box head',
+            segmentation='FP32, 8 x 2 images, lr 6e-5, UperNet on four maps at stride 16',
+        )
+    }
 
     def __init__(
         self,
@@ -282,38 +347,26 @@ class PlainMamba(PlainBackbone):
         return (snake_moves(*size, device=self.pos_embed.device),)
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        return checkpoint_layout.to_own(state_dict, self.ends)
+        """Names as they are here, without the head.
 
-    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        variants = {name: resolve_arch(name) for name in ARCHITECTURES}
-        return describe('PlainMamba', state_dict, variants)
+        The official layout is the one here but for the norms: ``ln1`` behind a file's last layer
+        and ``norm_layer{j}`` behind layer j, of segmentors, are the output norms of the taps there.
 
-
-def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
-
-    Raises:
-        ValueError: If the name or a key is unknown, ``depths`` or ``dim`` is missing, or a number
-            is out of range.
-    """
-    numbers = complete(look_up('PlainMamba', arch, ARCHITECTURES), DEFAULTS, width='dim')
-    if numbers['patch_size'] < STEM_STRIDE or numbers['patch_size'] % STEM_STRIDE:
-        raise ValueError(
-            f'patch_size must be a multiple of {STEM_STRIDE}, the stride of the first convolution, '
-            f'got {numbers["patch_size"]}'
-        )
-    if (
-        not isinstance(numbers['num_convs_patch_embed'], int)
-        or numbers['num_convs_patch_embed'] < 0
-    ):
-        raise ValueError(
-            'num_convs_patch_embed must be a number of convolutions, got '
-            f'{numbers["num_convs_patch_embed"]!r}'
-        )
-    depth, with_dwconv = sum(numbers['depths']), numbers['layers_with_dwconv']
-    if not isinstance(with_dwconv, tuple) or not set(with_dwconv) <= set(range(depth)):
-        raise ValueError(
-            f'layers_with_dwconv must be out of 0 to {depth - 1}, the layers that depths give, got '
-            f'{with_dwconv}'
-        )
-    return numbers
+        Raises:
+            UnknownLayoutError: If it is not of this family.
+        """
+        if 'pos_embed' not in state_dict or not any(n.endswith(self.mark) for n in state_dict):
+            raise UnknownLayoutError(
+                f'no PlainMamba backbone in it: pos_embed and layers.*{self.mark} are not among '
+                f'its {len(state_dict)} keys ({", ".join(list(state_dict)[:4])}, ...)'
+            )
+        norms = {f'norm_layer{end - 1}': f'norm{i}' for i, end in enumerate(self.ends)}
+        depth = depth_of(state_dict)
+        if depth in self.ends:
+            norms['ln1'] = f'norm{self.ends.index(depth)}'
+        own = {}
+        for name, tensor in state_dict.items():
+            part, dot, rest = name.partition('.')
+            if part != 'head':
+                own[f'{norms.get(part, part)}{dot}{rest}'] = tensor
+        return own

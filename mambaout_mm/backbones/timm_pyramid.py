@@ -2,6 +2,9 @@
 
 Verified against the implementations that detectors use: Swin against mmdet's ``SwinTransformer``,
 ConvNeXt against torchvision's (``tests/backbones/test_timm_pyramid.py``, timm 1.0.31).
+
+Weights of ConvNeXt: github.com/facebookresearch/ConvNeXt, MIT; the last weights, which its authors'
+detectors and segmentors start from. timm's ``fb_in1k`` are their moving average.
 """
 
 import importlib
@@ -20,9 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambaout_mm.checkpoints import CheckpointError, UnknownLayoutError
-from mambaout_mm.registry import register_backbone
+from mambaout_mm.registry import register_family
 
-from .pyramid import STAGE_STRIDES, PyramidBackbone, check_drop_path_rate
+from .base import STAGE_STRIDES, Network, Paper, PyramidBackbone, Stage, check_drop_path_rate
+
+CONVNEXT = 'https://dl.fbaipublicfiles.com/convnext/convnext_{}_1k_224.pth'
 
 
 class PaddedSwinBlock(SwinTransformerBlock):
@@ -41,7 +46,7 @@ class PaddedSwinBlock(SwinTransformerBlock):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-@register_backbone
+@register_family
 class TimmPyramid(PyramidBackbone):
     """A timm model as a four-stage backbone for mmdet and mmseg.
 
@@ -81,6 +86,39 @@ class TimmPyramid(PyramidBackbone):
         [(1, 40, 16, 24), (1, 80, 8, 12), (1, 160, 4, 6), (1, 320, 2, 3)]
     """
 
+    weights = {f'convnext://{size}': CONVNEXT.format(size) for size in ('tiny', 'small', 'base')}
+    networks = tuple(
+        Network(
+            f'{family}-{size[0].upper()}',
+            mixer,
+            dict(type='mambaout_mm.TimmPyramid', model_name=model_name.format(size)),
+            f'{family}-{size[0].upper()}',
+            presets=(size,),
+        )
+        for family, mixer, model_name in (
+            ('ConvNeXt', 'Conv', 'convnext_{}'),
+            ('Swin', 'Attn', 'swin_{}_patch4_window7_224'),
+        )
+        for size in ('tiny', 'small', 'base')
+    )
+    papers = {
+        'ConvNeXt': Paper(
+            'https://arxiv.org/abs/2201.03545', 'A ConvNet for the 2020s', 'ConvNeXt block'
+        ),
+        'Swin Transformer': Paper(
+            'https://arxiv.org/abs/2103.14030',
+            'Swin Transformer: Hierarchical Vision Transformer using Shifted Windows',
+            'Shifted-window attention',
+        ),
+    }
+    recipes = {
+        'ConvNeXt': dict(
+            segmentation='mixed precision, 8 x 2 images, weight decay .05, learning rate decayed '
+            'by stage, sliding-window test',
+            classification='averaged weights',
+        )
+    }
+
     def __init__(
         self,
         model_name: str,
@@ -109,9 +147,10 @@ class TimmPyramid(PyramidBackbone):
         self.model_name = model_name
         self.net_is_nhwc = net.output_fmt == 'NHWC'
         self.parts = parts
-        self.block_positions = {
-            name: (i, j) for i, names in enumerate(blocks) for j, name in enumerate(names)
-        }
+        self.block_names = blocks
+        # Not of ConvNeXt V2, whose response norm looks at the whole map.
+        if model_name.startswith(('convnext_', 'mambaout_', 'swin_')):
+            self.global_modules = ()
         self.net = nn.ModuleDict(
             {name: net[name] for part in parts[: self.num_stages + 1] for name in part}
         )
@@ -135,24 +174,19 @@ class TimmPyramid(PyramidBackbone):
                 x = self.run_block(block, x)
         return x if self.net_is_nhwc else x.permute(0, 2, 3, 1)
 
-    def modules_of_stage(self, i: int) -> list[nn.Module]:
-        return [self.net[name] for name in self.parts[i + 1]]
-
-    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
-        """As in :class:`PyramidBackbone`.
+    def stage(self, i: int) -> Stage:
+        """The parts of stage ``i``: blocks, and the modules that hold and precede them.
 
         Blocks are the children of a stage's ``blocks``, or of a stage that is an ``nn.Sequential``;
         any other module of a stage counts as one block. What a stage has beside its blocks is its
         downsampling.
         """
-        if not param_name.startswith('net.'):
-            return None
-        name = param_name.removeprefix('net.')
-        for block, position in self.block_positions.items():
-            if name.startswith(f'{block}.'):
-                return position
-        part = next(i for i, names in enumerate(self.parts) if name.split('.')[0] in names)
-        return max(part - 1, 0), None
+        stem = self.parts[0] if i == 0 else []
+        blocks = [self.net.get_submodule(name) for name in self.block_names[i]]
+        return Stage([self.net[name] for name in (*stem, *self.parts[i + 1])], blocks)
+
+    def modules_of_stage(self, i: int) -> list[nn.Module]:
+        return [self.net[name] for name in self.parts[i + 1]]
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Own names for a state dict in timm's layout, with or without the classifier.

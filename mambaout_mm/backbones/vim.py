@@ -4,11 +4,14 @@ Paper: arXiv 2401.09417. Parameter names are those of the official code (hustvl/
 ``vim/models_mamba.py`` at dd0358a), so that its files load as they are. Of its options these are
 the ones of the released weights: bidirectional "v2" (``bimamba_type``), halved sum of the
 directions (``if_divide_out``), RMSNorm, absolute position embedding, class token in the middle.
+
+Weights: huggingface.co/hustvl, Apache-2.0; those trained at stride 16.
 """
 
 import math
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,14 +19,15 @@ from timm.layers import DropPath, lecun_normal_, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mambaout_mm.checkpoints import vim as checkpoint_layout
-from mambaout_mm.checkpoints.plain import describe
-from mambaout_mm.registry import register_backbone
+from mambaout_mm.checkpoints import CheckpointError, UnknownLayoutError
+from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
-from .mamba_mixer import DirectionNames, MambaMixer
-from .simple_pyramid import PlainBackbone, block_rates, position_grid, resize_table
+from .base import Network, Paper
+from .mamba import DirectionNames, MambaMixer
+from .plain import PlainBackbone, block_rates, position_grid, resize_table
 
+WEIGHTS = 'https://huggingface.co/hustvl/Vim-{}-midclstok/resolve/main/vim_{}_midclstok_{}acc.pth'
 NORM_EPS = 1e-5
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -69,7 +73,12 @@ class MambaBlock(nn.Module):
 
 
 class PatchTokens(PlainBackbone):
-    """What Vim and LocalVim have in common: patches, position embedding and class token.
+    """What Vim and LocalVim share: patches, position embedding, class token, published layout.
+
+    The official layouts (hustvl/Vim at dd0358a, hunto/LocalMamba at 75e5d1f) are the one here but
+    for the norms: a classifier's final norm ``norm_f`` is the last tap's output norm ``norm3``
+    here, and ``outnorm_{j}`` of LocalVim's detectors and segmentors is that of the j-th block of
+    their ``out_indices``.
 
     Args:
         numbers (dict): Of the variant.
@@ -80,6 +89,8 @@ class PatchTokens(PlainBackbone):
             stochastic depth.
         **kwargs: See :class:`PlainBackbone`.
     """
+
+    mark: str  # what a name of this family's blocks, and of no other's, ends with
 
     def __init__(
         self,
@@ -131,8 +142,59 @@ class PatchTokens(PlainBackbone):
             tokens, _ = without_middle(tokens)
         return super().to_map(tokens, size)
 
+    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Names as they are here, without the head.
 
-@register_backbone
+        Raises:
+            UnknownLayoutError: If it is not of this family.
+            CheckpointError: If its output norms cannot be told apart.
+        """
+        needed = {'patch_embed.proj.weight', 'pos_embed'}
+        if not needed <= state_dict.keys() or not any(n.endswith(self.mark) for n in state_dict):
+            raise UnknownLayoutError(
+                f'no {type(self).__name__} backbone in it: {", ".join(sorted(needed))} and '
+                f'layers.*{self.mark} are not among its {len(state_dict)} keys '
+                f'({", ".join(list(state_dict)[:4])}, ...)'
+            )
+        renamed = {'norm_f': 'norm3', **self._output_norms(state_dict)}
+        own = {}
+        for name, tensor in state_dict.items():
+            part, dot, rest = name.partition('.')
+            # A classifier's final norm is for the stream, not for what a mixer adds to it.
+            if part != 'head' and not (part == 'norm_f' and self.features == 'mixer'):
+                own[f'{renamed.get(part, part)}{dot}{rest}'] = tensor
+        return own
+
+    def _output_norms(self, names: Collection[str]) -> dict[str, str]:
+        """Names here of a file's ``outnorm_{j}``; j counts its taps, whichever blocks they are.
+
+        Four are those of all taps. Else the model must have as many, and is taken to have the same.
+        """
+        taps = self.normed_taps
+        parts = {name.partition('.')[0] for name in names}
+        found = sorted(int(m[1]) for m in map(re.compile(r'outnorm_(\d+)').fullmatch, parts) if m)
+        if found == [0, 1, 2, 3] or not taps:
+            return {f'outnorm_{j}': f'norm{j}' for j in found}
+        if found and found != list(range(len(taps))):
+            raise CheckpointError(
+                f'its output norms ({", ".join(f"outnorm_{j}" for j in found)}) are those of '
+                f'{len(found)} taps and this model has {len(taps)} ({", ".join(map(str, taps))}), '
+                "so which belongs to which cannot be told; build the model with the file's taps by "
+                "out_indices, or pyramid='last' for the last block alone"
+            )
+        return {f'outnorm_{j}': f'norm{taps[j]}' for j in found}
+
+
+def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
+
+    Raises:
+        ValueError: If the name or a key is unknown, or ``depths`` or ``dim`` is missing.
+    """
+    return complete(look_up('Vim', arch, ARCHITECTURES), DEFAULTS, width='dim')
+
+
+@register_family
 class Vim(PatchTokens):
     """Vim as a backbone for mmdet and mmseg, with a pyramid from stride 16 (arXiv 2401.09417).
 
@@ -169,6 +231,35 @@ class Vim(PatchTokens):
     """
 
     output_norm_type = nn.RMSNorm
+    variants = {arch: dict(resolve_arch(arch), class_token=True) for arch in ARCHITECTURES}
+    mark = '.mixer.A_b_log'
+    weights = {
+        'vim://tiny': WEIGHTS.format('tiny', 't', '76p1'),
+        'vim://small': WEIGHTS.format('small', 's', '80p5'),
+        'vim://base': WEIGHTS.format('base', 'b', '81p9'),
+    }
+    networks = tuple(
+        Network(name, 'Conv+SSM', dict(type='mambaout_mm.Vim', arch=arch), name, presets=presets)
+        for name, arch, presets in (
+            ('Vim-Ti', 'tiny', ()),
+            ('Vim-S', 'small', ('mambas',)),
+            ('Vim-B', 'base', ()),
+        )
+    )
+    papers = {
+        'Vim': Paper(
+            'https://arxiv.org/abs/2401.09417',
+            'Vision Mamba: Efficient Visual Representation Learning with Bidirectional State '
+            'Space Model',
+            'Bidirectional Mamba block',
+        )
+    }
+    recipes = {
+        'Vim': dict(
+            detection='as ViTDet: Cascade, 100 epochs, 1024x1024, batch 64',
+            segmentation='FP32, batch 32, lr 1e-4 or 2e-4, sliding-window test',
+        )
+    }
 
     def __init__(
         self,
@@ -205,16 +296,10 @@ class Vim(PatchTokens):
         self.freeze_stages()
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.features == 'mixer':  # a classifier's final norm is for its stream
-            state_dict = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
-        own = checkpoint_layout.to_own(state_dict, 'Vim', '.mixer.A_b_log', self.normed_taps)
+        own = super().convert_checkpoint(state_dict)
         if self.cls_token is None and own.pop('cls_token', None) is not None:
             own['pos_embed'], _ = without_middle(own['pos_embed'])
         return own
-
-    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        variants = {name: dict(resolve_arch(name), class_token=True) for name in ARCHITECTURES}
-        return describe('Vim', state_dict, variants)
 
 
 def with_middle(tokens: Tensor, token: Tensor) -> Tensor:
@@ -228,12 +313,3 @@ def without_middle(tokens: Tensor) -> tuple[Tensor, Tensor]:
     middle = (tokens.shape[1] - 1) // 2
     rest = torch.cat((tokens[:, :middle], tokens[:, middle + 1 :]), dim=1)
     return rest, tokens[:, middle : middle + 1]
-
-
-def resolve_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """All numbers of a variant, given its name or a dict of those that differ from the defaults.
-
-    Raises:
-        ValueError: If the name or a key is unknown, or ``depths`` or ``dim`` is missing.
-    """
-    return complete(look_up('Vim', arch, ARCHITECTURES), DEFAULTS, width='dim')

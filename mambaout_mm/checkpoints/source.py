@@ -18,11 +18,10 @@ from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from mambaout_mm.errors import near_names
+from mambaout_mm.errors import CheckpointError, near_names
 from mambaout_mm.trust import is_trusted
 
-from .catalogue import SCHEMES, resolve
-from .errors import CheckpointError
+from .catalogue import is_named, resolve
 
 TIMM_SCHEME = 'timm://'
 LONGEST_NAME = 200  # of a download: file systems allow 255 bytes, some go to its digest
@@ -98,7 +97,7 @@ def _from_timm(checkpoint: str) -> dict[str, Tensor]:
 
 
 def _download(checkpoint: str) -> Path:
-    url = resolve(checkpoint) if checkpoint.startswith(SCHEMES) else checkpoint
+    url = resolve(checkpoint) if is_named(checkpoint) else checkpoint
     try:
         parts = urlparse(url)
     except ValueError as error:

@@ -3,7 +3,7 @@
 import ast
 import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -12,10 +12,12 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mambaout_mm.backbones import PyramidBackbone
-from mambaout_mm.backbones.simple_pyramid import PlainBackbone
+from mambaout_mm.backbones.base import Network as Entry
+from mambaout_mm.backbones.plain import PlainBackbone
 from mambaout_mm.config_files import find_config
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
+from mambaout_mm.registry import FAMILIES
 from mambaout_mm.training.checks import load_config
 
 PYRAMID = (4, 8, 16, 32)  # strides that the heads take
@@ -24,26 +26,6 @@ WHOLE_MODELS = {
     'Mask R-CNN': ('detection/maskrcnn_mambaout_t.py', (800, 1280)),
     'UperNet': ('segmentation/upernet_mambaout_t.py', (512, 2048)),
 }
-
-
-class Entry(NamedTuple):
-    """A backbone to compare.
-
-    Attributes:
-        name (str): As in the tables.
-        mixer (str): 'Conv', 'Attn', 'Conv+SSM'; '' where it is not known.
-        backbone (dict): Its config.
-        published (str): Its rows in ``published.csv``; '' where there is none.
-        scope (str): MMEngine's scope in which ``backbone['type']`` is looked up.
-        path (str): Of the config that it is from; '' for others.
-    """
-
-    name: str
-    mixer: str
-    backbone: dict[str, Any]
-    published: str = ''
-    scope: str = 'mambaout_mm'
-    path: str = ''
 
 
 class PlainViT(nn.Module):
@@ -69,67 +51,7 @@ class PlainViT(nn.Module):
         return (out,)  # (N, embed_dim, ceil(H / 16), ceil(W / 16))
 
 
-def _mambaout(scale: str, arch: str) -> Entry:
-    backbone = dict(type='mambaout_mm.MambaOut', arch=arch)
-    return Entry(f'MambaOut-{scale}', 'Conv', backbone, f'MambaOut-{arch.capitalize()}')
-
-
-def _mamba(name: str, kind: str, arch: str, published: str = '') -> Entry:
-    backbone = dict(type=f'mambaout_mm.{kind}', arch=arch)
-    return Entry(name, 'Conv+SSM', backbone, published or name)
-
-
-def _timm(name: str, mixer: str, model_name: str, published: str) -> Entry:
-    backbone = dict(type='mambaout_mm.TimmPyramid', model_name=model_name)
-    return Entry(name, mixer, backbone, published)
-
-
-def _stock(scale: str, arch: str) -> Entry:
-    """timm's own MambaOut: what the optimised one here is to be told from."""
-    return _timm(f'MambaOut-{scale} (timm)', 'Conv', f'mambaout_{arch}', '')
-
-
-def _baseline(name: str, mixer: str, model_name: str) -> Entry:
-    return _timm(name, mixer, model_name, name)
-
-
-# MambaOut's tables call VMamba's first release (here "v0") VMamba, and today's VMambaV9.
-ENTRIES = (
-    _mambaout('Femto', 'femto'),
-    _mambaout('Kobe', 'kobe'),
-    _mambaout('T', 'tiny'),
-    _mambaout('S', 'small'),
-    _mambaout('B', 'base'),
-    _stock('T', 'tiny'),
-    _stock('S', 'small'),
-    _stock('B', 'base'),
-    _mamba('VMamba-T', 'VMamba', 'tiny_s1l8', 'VMamba-T[s1l8]'),
-    _mamba('VMamba-T[s2l5]', 'VMamba', 'tiny_s2l5', 'VMamba-T[s2l5]'),
-    _mamba('VMamba-S', 'VMamba', 'small_s2l15', 'VMamba-S[s2l15]'),
-    _mamba('VMamba-B', 'VMamba', 'base_s2l15', 'VMamba-B[s2l15]'),
-    _mamba('VMamba-T v0', 'VMamba', 'tiny_v0', 'VMamba-T'),
-    _mamba('VMamba-S v0', 'VMamba', 'small_v0', 'VMamba-S'),
-    _mamba('VMamba-B v0', 'VMamba', 'base_v0', 'VMamba-B'),
-    _mamba('LocalVMamba-T', 'LocalVMamba', 'tiny'),
-    _mamba('LocalVMamba-S', 'LocalVMamba', 'small'),
-    _mamba('EfficientVMamba-T', 'EfficientVMamba', 'tiny'),
-    _mamba('EfficientVMamba-S', 'EfficientVMamba', 'small'),
-    _mamba('EfficientVMamba-B', 'EfficientVMamba', 'base'),
-    _mamba('Vim-Ti', 'Vim', 'tiny'),
-    _mamba('Vim-S', 'Vim', 'small'),
-    _mamba('Vim-B', 'Vim', 'base'),
-    _mamba('LocalVim-T', 'LocalVim', 'tiny'),
-    _mamba('LocalVim-S', 'LocalVim', 'small'),
-    _mamba('PlainMamba-L1', 'PlainMamba', 'l1'),
-    _mamba('PlainMamba-L2', 'PlainMamba', 'l2'),
-    _mamba('PlainMamba-L3', 'PlainMamba', 'l3'),
-    _baseline('ConvNeXt-T', 'Conv', 'convnext_tiny'),
-    _baseline('ConvNeXt-S', 'Conv', 'convnext_small'),
-    _baseline('ConvNeXt-B', 'Conv', 'convnext_base'),
-    _baseline('Swin-T', 'Attn', 'swin_tiny_patch4_window7_224'),
-    _baseline('Swin-S', 'Attn', 'swin_small_patch4_window7_224'),
-    _baseline('Swin-B', 'Attn', 'swin_base_patch4_window7_224'),
-)
+ENTRIES: tuple[Entry, ...] = tuple(network for family in FAMILIES for network in family.networks)
 # Attention over all tokens, whose time grows with their square: what the others are held against.
 CONTROL = Entry(
     'ViT-S/16',
@@ -138,20 +60,11 @@ CONTROL = Entry(
 )
 _BY_NAME = {entry.name: entry for entry in (*ENTRIES, CONTROL)}
 PRESETS = {
-    'tiny': ('MambaOut-T', 'MambaOut-T (timm)', 'VMamba-T', 'ConvNeXt-T', 'Swin-T'),
-    'small': ('MambaOut-S', 'MambaOut-S (timm)', 'VMamba-S', 'ConvNeXt-S', 'Swin-S'),
-    'base': ('MambaOut-B', 'MambaOut-B (timm)', 'VMamba-B', 'ConvNeXt-B', 'Swin-B'),
-    # One of each family, of 25 to 50 million parameters, or the nearest.
-    'mambas': (
-        'MambaOut-T',
-        'MambaOut-T (timm)',
-        'VMamba-T',
-        'LocalVMamba-T',
-        'EfficientVMamba-B',
-        'Vim-S',
-        'LocalVim-S',
-        'PlainMamba-L2',
-    ),
+    **{
+        preset: tuple(entry.name for entry in ENTRIES if preset in entry.presets)
+        # The last has one network of each family, of 25 to 50 million parameters, or the nearest.
+        for preset in ('tiny', 'small', 'base', 'mambas')
+    },
     'all': tuple(entry.name for entry in ENTRIES),
 }
 

@@ -40,14 +40,6 @@ IN_PAIRS = 'MACs, scans in pairs'
 RECORDED = Path(__file__).with_name('costs.csv')
 PAPER = 'arXiv 2405.07992'
 PUBLISHED_METHODS = {'Mask R-CNN': '1x', 'UperNet': '160k'}
-# Published costs of another UperNet than the one here (its own paper's or README's row).
-_STRIDE_16 = 'published with UperNet on four maps at stride 16'
-OTHER_HEADS = {
-    **dict.fromkeys(('LocalVim-T', 'LocalVim-S'), _STRIDE_16),
-    **dict.fromkeys(('PlainMamba-L1', 'PlainMamba-L2', 'PlainMamba-L3'), _STRIDE_16),
-    # Not said, but with these channels parameters and MACs come out
-    'EfficientVMamba-S': 'published figures fit an UperNet of 384 channels',
-}
 
 
 class Count(NamedTuple):
@@ -197,8 +189,8 @@ def _published_beside(entry: Entry, cost: Cost, published: pd.DataFrame) -> dict
         if cost.size != _text(CLASSIFIED):
             return {}
         return _published_row(entry, published, 'ImageNet-1K', '300e')
-    if cost.model == 'UperNet' and entry.published in OTHER_HEADS:
-        return dict(reason=OTHER_HEADS[entry.published])
+    if cost.model == 'UperNet' and entry.other_heads:
+        return dict(reason=entry.other_heads)
     return _published_row(entry, published, cost.model, PUBLISHED_METHODS[cost.model])
 
 

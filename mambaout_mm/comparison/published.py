@@ -9,47 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from mambaout_mm.registry import FAMILIES
+
 from .records import Record
 
 CSV = Path(__file__).with_name('published.csv')
 PAPER = 'arXiv 2405.07992'
-# What sets the authors' recipes apart, by the beginning of a row's name: precision, GPUs x images,
-# learning rate, neck, from their papers, configs and repositories.
-RECIPES = {
-    'MambaOut': dict(
-        detection='mixed precision, 4 x 4 images',
-        segmentation='mixed precision, 4 x 4 images, lr 1e-4',
-    ),
-    'VMamba': dict(
-        detection='FP32, 8 x 2 images; some rows are of the best epoch',
-        segmentation='FP32, 8 x 2 images, lr 6e-5; some rows are of the best epoch',
-        classification='averaged weights',
-    ),
-    'LocalVMamba': dict(
-        detection='mixed precision, 8 x 2 images',
-        segmentation='8 x 2 images, lr 6e-5; mixed precision for Small only',
-    ),
-    'EfficientVMamba': dict(
-        detection="mixed precision, 8 x 2 images (comments in B's config: 4 x 4)"
-    ),
-    'LocalVim': dict(segmentation='FP32, 8 x 2 images, lr 6e-5, UperNet on four maps at stride 16'),
-    'PlainMamba': dict(
-        detection='FP32, 8 x 2 images, behind a ViT-Adapter, SyncBN in FPN and box head',
-        segmentation='FP32, 8 x 2 images, lr 6e-5, UperNet on four maps at stride 16',
-    ),
-    'Vim': dict(
-        detection='as ViTDet: Cascade, 100 epochs, 1024x1024, batch 64',
-        segmentation='FP32, batch 32, lr 1e-4 or 2e-4, sliding-window test',
-    ),
-    'ConvNeXt': dict(
-        segmentation='mixed precision, 8 x 2 images, weight decay .05, learning rate decayed by '
-        'stage, sliding-window test',
-        classification='averaged weights',
-    ),
-}
-# VMamba's assets/performance.md: all were trained with an average but Vanilla-VMamba-T, which
-# MambaOut's table 1 prints as VMamba-T.
-NOT_AVERAGED = ('VMamba-T', 'VMamba-T v0')
 SCAN = "its MACs add the scan's floating-point operations"
 # Column of the csv, quantity of a record, unit.
 ACCURACIES = (
@@ -86,10 +51,9 @@ def published_results() -> pd.DataFrame:
 
 def recipe_of(backbone: str, task: str) -> str:
     """What sets the recipe of a published row apart; '' where nothing is on record."""
-    if task == 'classification' and backbone in NOT_AVERAGED:
-        return ''
-    family = next((RECIPES[name] for name in RECIPES if backbone.startswith(name)), {})
-    return family.get(task, '')
+    recipes = {name: recipe for family in FAMILIES for name, recipe in family.recipes.items()}
+    begun = (recipe for name, recipe in recipes.items() if backbone.startswith(name))
+    return recipes.get(backbone, next(begun, {})).get(task, '')
 
 
 def published_records(rows: pd.DataFrame, names: Mapping[str, str]) -> Iterator[Record]:

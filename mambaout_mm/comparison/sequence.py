@@ -14,10 +14,8 @@ from timm.layers import Attention
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
-from mambaout_mm.backbones import EfficientVMamba, LocalVMamba, MambaOut, TimmPyramid, VMamba
-from mambaout_mm.backbones.efficientvmamba import SqueezeExcitation
-from mambaout_mm.backbones.simple_pyramid import PlainBackbone
-from mambaout_mm.backbones.vmamba import SS2D
+from mambaout_mm.backbones import PyramidBackbone
+from mambaout_mm.backbones.plain import PlainBackbone
 
 from .catalogue import Entry, PlainViT, build_without_pyramid, maps_of, stages_of
 from .cost import SIZES
@@ -26,7 +24,6 @@ from .records import NAN, Record
 KNOWN = 'MambaOut, the visual Mambas, ConvNeXt, Swin and ViT'
 SIDE = 224  # of the image on which modules show their strides; no field depends on it
 WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-GLOBAL = (SS2D, Attention, SqueezeExcitation)
 
 
 def sequence_records(entry: Entry, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Record]:
@@ -91,17 +88,17 @@ def receptive_fields(model: nn.Module) -> dict[int, float] | None:
     if isinstance(model, PlainBackbone):
         # Each map comes from a scan of the whole image
         return dict.fromkeys(stages_of(model.out_strides), math.inf)
-    if not isinstance(model, MambaOut | VMamba | LocalVMamba | EfficientVMamba | PlainViT) and not (
-        # Not ConvNeXt V2, whose response norm looks at the whole map.
-        isinstance(model, TimmPyramid)
-        and model.model_name.startswith(('convnext_', 'mambaout_', 'swin_'))
-    ):
+    if isinstance(model, PlainViT):
+        global_modules = (Attention,)
+    elif isinstance(model, PyramidBackbone) and model.global_modules is not None:
+        global_modules = model.global_modules
+    else:
         return None
     field = 1.0
 
     def widen(module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
         nonlocal field
-        if isinstance(module, GLOBAL):
+        if isinstance(module, global_modules):
             field = math.inf
         elif isinstance(module, SwinTransformerBlock):
             stride = SIDE / inputs[0].shape[1]  # of (N, H, W, C)
@@ -117,7 +114,7 @@ def receptive_fields(model: nn.Module) -> dict[int, float] | None:
     hooks = [
         module.register_forward_hook(widen)
         for module in model.modules()
-        if isinstance(module, (*WINDOWED, *GLOBAL, SwinTransformerBlock))
+        if isinstance(module, (*WINDOWED, *global_modules, SwinTransformerBlock))
     ]
     fields = {}
     image = torch.zeros(1, 3, SIDE, SIDE)

@@ -15,8 +15,13 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from mambaout_mm.backbones import PyramidBackbone
-from mambaout_mm.checkpoints import CheckpointError, check_backbone, read_checkpoint
-from mambaout_mm.checkpoints.load import converted, differences, select, unwrap
+from mambaout_mm.checkpoints import (
+    CheckpointError,
+    differences,
+    read_checkpoint,
+    select,
+    unwrap,
+)
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
 from mambaout_mm.literal_config import run_config
@@ -323,7 +328,7 @@ def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:
     content = read_checkpoint(checkpoint)
     try:
         state_dict, _ = unwrap(content)
-        check_backbone(backbone, converted(backbone, select(state_dict, 'backbone.')))
+        backbone.match_checkpoint(select(state_dict, 'backbone.'))
     except CheckpointError as error:
         raise CheckpointError(
             f'load_from={checkpoint!r} has another backbone than this config: {error}. A '

@@ -6,7 +6,7 @@ from support_golden import Golden, official_keys
 from torch import nn
 
 from mambaout_mm import LocalVim
-from mambaout_mm.backbones.local_directions import DEFAULT
+from mambaout_mm.backbones.local_mamba import DEFAULT
 from mambaout_mm.backbones.localvim import ARCHITECTURES
 
 DTYPES = [(torch.float32, 3e-5, 1e-4), (torch.float64, 5e-6, 5e-6)]

@@ -10,7 +10,6 @@ import torch
 
 from mambaout_mm import MambaOut
 from mambaout_mm.backbones.mambaout import ARCHITECTURES
-from mambaout_mm.checkpoints import mambaout as layout
 
 DATA = Path(__file__).parents[1] / 'data'
 PAPER = ('femto', 'kobe', 'tiny', 'small', 'base')
@@ -90,7 +89,7 @@ def test_agrees_with_timm(variant):
     for param in theirs.parameters():  # biases, norms and LayerScale would hide errors at 0 and 1
         param.data += 0.1 * torch.randn_like(param) * param.abs().mean().clamp(min=0.1)
     ours = MambaOut(variant, output_norm=False).eval()
-    ours.load_state_dict(layout.to_official(theirs.state_dict()), strict=True)
+    ours.load_state_dict(ours.convert_checkpoint(theirs.state_dict()), strict=True)
     image = torch.randn(1, 3, 75, 97)
     with torch.no_grad():
         for out, expected in zip(ours(image), theirs(image), strict=True):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from timm.layers import DropPath
 
 from mambaout_mm import TimmPyramid
-from mambaout_mm.checkpoints import CheckpointError, load_backbone_weights
+from mambaout_mm.checkpoints import CheckpointError
 
 SMALL = 'convnext_atto'
 SWIN = 'swin_tiny_patch4_window7_224'
@@ -69,7 +69,7 @@ def swins(microsoft_swin, tmp_path_factory):
     path = tmp_path_factory.mktemp('swin') / 'swin_tiny_patch4_window7_224.pth'
     torch.save(dict(model=microsoft_swin), path)
     ours = TimmPyramid(SWIN).eval()
-    load_backbone_weights(ours, str(path))
+    ours.load_published(str(path))
     theirs = SwinTransformer(drop_path_rate=0.0)
     theirs.eval()
     buffers = ('relative_position_index', 'attn_mask')
@@ -125,7 +125,7 @@ def test_convnext_agrees_with_torchvisions_and_rounds_down(tmp_path):
     theirs.load_state_dict(randomised(theirs.state_dict()))
     torch.save(dict(model=facebook_convnext(theirs)), tmp_path / 'convnext_tiny_1k_224_ema.pth')
     ours = TimmPyramid('convnext_tiny', output_norm=False).eval()
-    load_backbone_weights(ours, str(tmp_path / 'convnext_tiny_1k_224_ema.pth'))
+    ours.load_published(str(tmp_path / 'convnext_tiny_1k_224_ema.pth'))
     image = torch.randn(2, 3, 97, 75)
     with torch.no_grad():
         outs = ours(image)
@@ -192,7 +192,7 @@ def test_convnexts_file_without_the_average_fits(
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     backbone = TimmPyramid(f'convnext_{size}')
-    load_backbone_weights(backbone, f'convnext://{size}')
+    backbone.load_published(f'convnext://{size}')
     assert addresses == [f'https://dl.fbaipublicfiles.com/convnext/convnext_{size}_1k_224.pth']
     own = {k: v for k, v in backbone.state_dict().items() if k.startswith('net.')}
     numbers = sorted(int(tensor.flatten()[0]) for tensor in own.values())
@@ -374,7 +374,7 @@ def test_safetensors_and_the_hub(timm_state, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, lambda *args, **kwargs: dict(timm_state))
     for checkpoint in (str(tmp_path / 'model.safetensors'), f'timm://{SMALL}.d2_in1k'):
         backbone = TimmPyramid(SMALL)
-        load_backbone_weights(backbone, checkpoint)
+        backbone.load_published(checkpoint)
         assert_loaded(backbone, timm_state)
 
 
@@ -410,7 +410,7 @@ def test_what_does_not_fit_raises_and_changes_nothing(case, timm_state, tmp_path
     backbone = TimmPyramid(SMALL)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     with pytest.raises(CheckpointError, match=words):
-        load_backbone_weights(backbone, str(tmp_path / 'w.pth'))
+        backbone.load_published(str(tmp_path / 'w.pth'))
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
@@ -460,7 +460,7 @@ def test_a_swin_of_another_window_is_refused(layout, microsoft_swin, tmp_path):
     with pytest.raises(
         CheckpointError, match=r'bias_table \(529, 3\) in the file, \(169, 3\) here'
     ):
-        load_backbone_weights(TimmPyramid(SWIN), str(tmp_path / 'w.pth'))
+        TimmPyramid(SWIN).load_published(str(tmp_path / 'w.pth'))
 
 
 @pytest.mark.parametrize('layout', ['timm', 'microsoft'])
@@ -473,7 +473,7 @@ def test_a_deeper_swin_is_refused(layout, microsoft_swin, tmp_path):
     torch.save(dict(model=state), tmp_path / 'w.pth')
     words = "something other than timm's swin_tiny.*cannot convert it .*has no attribute `6`"
     with pytest.raises(CheckpointError, match=words):
-        load_backbone_weights(TimmPyramid(SWIN), str(tmp_path / 'w.pth'))
+        TimmPyramid(SWIN).load_published(str(tmp_path / 'w.pth'))
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmengine'])

@@ -6,7 +6,7 @@ from support_golden import official_keys
 
 from mambaout_mm import LocalVim, MambaOut, Vim
 from mambaout_mm.backbones import vim
-from mambaout_mm.checkpoints import CheckpointError, check_backbone
+from mambaout_mm.checkpoints import CheckpointError
 
 SMALL = dict(depths=(1, 1, 2, 1), dim=16, img_size=64)
 FAMILIES = {'Vim': Vim, 'LocalVim': LocalVim}
@@ -41,7 +41,7 @@ def load(family, content, path, **kwargs):
 def test_a_classifier_loads_and_its_pyramid_stays_fresh(family, wrapper, tmp_path):
     official = official_state(family)
     backbone = load(family, {wrapper: official} if wrapper else official, tmp_path)
-    fresh = check_backbone(backbone, backbone.convert_checkpoint(official))
+    _, fresh = backbone.match_checkpoint(official)
     norms = ['norm0', 'norm1', 'norm2'] + ([] if family == 'Vim' else ['norm3'])
     assert fresh == ['fpn1', 'fpn2', *norms]
     for name, tensor in backbone.state_dict().items():
@@ -212,7 +212,7 @@ def test_patches_that_overlap_do_not_fit(tmp_path):
     with torch.device('meta'):
         backbone = Vim('tiny')
     with pytest.raises(CheckpointError, match=r'730 positions\b.*pos_embed \(1, 730, 192\) in the'):
-        check_backbone(backbone, backbone.convert_checkpoint(state))
+        backbone.match_checkpoint(state)
 
 
 def test_the_class_token_is_part_of_a_variant_s_name(tmp_path):
@@ -221,7 +221,7 @@ def test_the_class_token_is_part_of_a_variant_s_name(tmp_path):
     with torch.device('meta'):
         backbone = LocalVim('tiny')
     with pytest.raises(CheckpointError, match='it holds LocalVim tiny_middle_cls_token .20 layers'):
-        check_backbone(backbone, backbone.convert_checkpoint(state))
+        backbone.match_checkpoint(state)
 
 
 def test_a_file_of_local_vim_does_not_take_vims(tmp_path):

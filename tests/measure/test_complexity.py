@@ -7,7 +7,7 @@ from timm.layers import Attention
 from torch import nn
 
 from mambaout_mm import EfficientVMamba, LocalVMamba, MambaOut, PlainMamba, Vim, VMamba
-from mambaout_mm.backbones.simple_pyramid import PlainBackbone
+from mambaout_mm.backbones.plain import PlainBackbone
 from mambaout_mm.compat.flop_counter import OP_HANDLES, scan_in_pairs
 from mambaout_mm.measure.complexity import count_by_operator, count_macs
 from mambaout_mm.ops.selective_scan import selective_scan

@@ -9,8 +9,8 @@ import torch
 from support import ROOT
 
 from mambaout_mm.backbones import mambaout
-from mambaout_mm.speed import benchmark as speed
 from mambaout_mm.errors import UserError
+from mambaout_mm.speed import benchmark as speed
 
 spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools' / 'benchmark.py')
 tool = importlib.util.module_from_spec(spec)

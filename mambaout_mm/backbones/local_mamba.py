@@ -1,12 +1,19 @@
-"""Which orders each block of LocalMamba's networks scans in (arXiv 2403.09338).
+"""What LocalVMamba and LocalVim share (arXiv 2403.09338): scan orders and the channel gate.
 
-The names are those of :mod:`mambaout_mm.ops.local_scan`, the lists what the authors' search found
-(hunto/LocalMamba ``classification/lib/models`` at 75e5d1f). A stage starts on a new line.
+The names of the orders are those of :mod:`mambaout_mm.ops.local_scan`. The lists are what the
+authors' search found for each block (hunto/LocalMamba ``classification/lib/models`` at 75e5d1f); a
+stage starts on a new line.
+
+Weights of both: github.com/hunto/LocalMamba, release ``v1.0.0``, Apache-2.0.
 """
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from mambaout_mm.ops.local_scan import DIRECTIONS
+
+WEIGHTS = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 
 Directions = tuple[tuple[str, ...], ...]
 
@@ -68,3 +75,26 @@ def complete_directions(directions: Sequence[Sequence[str]] | None, blocks: int)
                 f'directions of a block must be four of {", ".join(DIRECTIONS)}; got {four!r}'
             )
     return tuple(map(tuple, directions))
+
+
+class ChannelGate(nn.Module):
+    """Multiply each channel by a number from 0 to 1 that depends on the mean over all tokens.
+
+    ``t * sigmoid(W2 gelu(W1 mean(norm(t))))``: ``BiAttn`` of hunto/LocalMamba at 75e5d1f, without
+    its spatial branch, which no released model has.
+
+    Args:
+        dim (int): Channels D; the hidden layer has int(D / 8).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-5)
+        self.global_reduce = nn.Linear(dim, dim // 8)
+        self.act = nn.GELU()
+        self.channel_select = nn.Linear(dim // 8, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Gate tokens (..., L, D)."""
+        mean = self.norm(tokens).mean(-2, keepdim=True)  # (..., 1, D)
+        return tokens * self.channel_select(self.act(self.global_reduce(mean))).sigmoid()

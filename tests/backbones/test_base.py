@@ -11,7 +11,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
 from mambaout_mm import EfficientVMamba, LocalVim, LocalVMamba, MambaOut, PlainMamba, Vim, VMamba
-from mambaout_mm.backbones.simple_pyramid import PlainBackbone
+from mambaout_mm.backbones.plain import PlainBackbone
 
 NUMBERS = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 PLAIN = dict(depths=(1, 1, 2, 1), dim=16)

@@ -13,7 +13,8 @@ pooling for stride 32:
   (hustvl/Vim ``seg/backbone/vim.py`` at dd0358a, ``if_fpn``).
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any
@@ -21,10 +22,9 @@ from typing import Any
 from timm.layers import LayerNorm2d, resample_abs_pos_embed
 from torch import Tensor, nn
 
-from .pyramid import STAGE_STRIDES, PyramidBackbone, drop_path_rates
+from .base import STAGE_STRIDES, PyramidBackbone, Stage, drop_path_rates
 
 STRIDE = 16  # of the tokens
-STEM = ('patch_embed', 'pos_embed', 'cls_token', 'rope')  # what precedes the blocks, by name
 PYRAMIDS = ('last', 'taps')
 FEATURES = ('residual', 'mixer')
 
@@ -59,9 +59,9 @@ class PlainBackbone(PyramidBackbone):
 
     A family builds its stem and ``layers``, blocks that take ``(tokens, size)`` and what
     :meth:`for_blocks` gives, and return the tokens after them and what they added to them. It ends
-    its ``__init__`` with :meth:`freeze_stages` and provides :meth:`embed`, :meth:`stem`,
-    :meth:`convert_checkpoint` and :meth:`describe_checkpoint`; in place of ``forward_stage`` it has
-    :meth:`forward` here.
+    its ``__init__`` with :meth:`freeze_stages` and provides :meth:`embed`, :meth:`stem` and
+    :meth:`convert_checkpoint`. It has variants of ``depths``, ``dim``, ``img_size``, ``patch_size``
+    and, where there is one, ``class_token``, for :meth:`describe_checkpoint`.
 
     Maps are cut to ceil(H / stride) x ceil(W / stride): what the padding of the image to whole
     patches brought is left out.
@@ -81,6 +81,9 @@ class PlainBackbone(PyramidBackbone):
     Raises:
         ValueError: If an argument is none of what is listed here.
     """
+
+    variants: Mapping[str, Mapping[str, Any]] = {}
+    fresh_parts = re.compile(r'norm[0-3]|fpn[1-4]')
 
     def __init__(
         self,
@@ -164,8 +167,8 @@ class PlainBackbone(PyramidBackbone):
         tokens, size = self.embed(x)
         inputs = (size, *self.for_blocks(size))
         maps = {}
-        for i, end in enumerate(self.ends[: self.num_stages]):
-            for block in self.layers[end - self.depths[i] : end]:
+        for i in range(self.num_stages):
+            for block in self.stage(i).blocks:
                 tokens, added = self.run_block(block, tokens, *inputs)
             if i in self.taps:
                 tapped = self.to_map(tokens if self.features == 'residual' else added, size)
@@ -182,20 +185,26 @@ class PlainBackbone(PyramidBackbone):
             outs.append(self.lay_out(out[:, :, :height, :width]))
         return tuple(outs)
 
-    def modules_of_stage(self, i: int) -> list[nn.Module | nn.Parameter]:
-        if i == -1:
-            return self.stem()
-        return list(self.layers[self.ends[i] - self.depths[i] : self.ends[i]])
+    def stage(self, i: int) -> Stage:
+        lead_in = self.stem() if i == 0 else []
+        return Stage(lead_in, self.layers[self.ends[i] - self.depths[i] : self.ends[i]])
 
-    def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
-        part, *rest = param_name.split('.')
-        if part in STEM:
-            return 0, None
-        if part != 'layers' or int(rest[0]) >= self.ends[-1]:
-            return None
-        layer = int(rest[0])
-        stage = next(i for i, end in enumerate(self.ends) if layer < end)
-        return stage, layer - self.ends[stage] + self.depths[stage]
+    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
+        family = type(self).__name__
+        tokens, dim = state_dict['pos_embed'].shape[-2:]  # of (1, L, C)
+        depth = depth_of(state_dict)
+        names = [
+            name
+            for name, v in self.variants.items()
+            if (depth, dim, tokens)
+            == (
+                sum(v['depths']),
+                v['dim'],
+                (v['img_size'] // v['patch_size']) ** 2 + v.get('class_token', False),
+            )
+        ]
+        numbers = f'{depth} layers of {dim} channels, {tokens} positions'
+        return f'{family} {names[0]} ({numbers})' if names else f'a {family} of {numbers}'
 
     def get_layer_depth(
         self, param_name: str, prefix: str = '', stage_wise: bool = False
@@ -222,6 +231,11 @@ class PlainBackbone(PyramidBackbone):
         part, *rest = name.split('.')
         built = self.ends[self.num_stages - 1]
         return part == 'layers' and rest[0].isdigit() and built <= int(rest[0]) < self.ends[-1]
+
+
+def depth_of(state_dict: Mapping[str, Tensor]) -> int:
+    """Number of layers in a state dict."""
+    return len({m.group(1) for m in map(re.compile(r'^layers\.(\d+)\.').match, state_dict) if m})
 
 
 def position_grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:

@@ -2,26 +2,82 @@
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mambaout_mm.checkpoints import UnknownLayoutError, load_backbone_weights
+from .weights import PublishedWeights
 
 STAGE_STRIDES = (4, 8, 16, 32)
 
 
-class PyramidBackbone(BaseModule):
+class Network(NamedTuple):
+    """A network as tables name it.
+
+    Attributes:
+        name (str): As in the tables: 'VMamba-T'.
+        mixer (str): How its blocks mix tokens, in the words of MambaOut's tables: 'Conv', 'Attn',
+            'Conv+SSM'; '' where it is not known.
+        backbone (dict): Its config.
+        published (str): Its name in ``published.csv``. Defaults to '': it has no rows there.
+        scope (str): MMEngine's scope in which ``backbone['type']`` is looked up. Defaults to
+            'mambaout_mm'.
+        path (str): Of the config file that it was read from. Defaults to '': from none.
+        presets (tuple[str, ...]): Comparisons that it takes part in by default. Defaults to none.
+        other_heads (str): Why its published UperNet costs cannot stand beside the costs of the
+            UperNet here. Defaults to '': they can.
+    """
+
+    name: str
+    mixer: str
+    backbone: dict[str, Any]
+    published: str = ''
+    scope: str = 'mambaout_mm'
+    path: str = ''
+    presets: tuple[str, ...] = ()
+    other_heads: str = ''
+
+
+class Paper(NamedTuple):
+    """Where a family comes from.
+
+    Attributes:
+        url (str): Of the paper.
+        title (str): Of the paper.
+        block (str): What it calls its blocks, or what is in them.
+        licence (str): Of the authors' code and weights. Defaults to 'Apache License 2.0'.
+    """
+
+    url: str
+    title: str
+    block: str
+    licence: str = 'Apache License 2.0'
+
+
+class Stage(NamedTuple):
+    """The parts of a stage, in the order in which they run.
+
+    Attributes:
+        lead_in (Sequence): What leads to the blocks: the stem for stage 0, else the downsampling.
+            A stem may have parameters that stand alone, such as a position embedding.
+        blocks (Sequence[nn.Module]): The blocks.
+    """
+
+    lead_in: Sequence[nn.Module | nn.Parameter]
+    blocks: Sequence[nn.Module]
+
+
+class PyramidBackbone(PublishedWeights):
     """Images to a tuple of feature maps at strides 4, 8, 16 and 32.
 
     A family subclasses this, builds its modules and ends its ``__init__`` with
-    :meth:`freeze_stages`. It provides :meth:`forward_stage`, :meth:`modules_of_stage`,
-    :meth:`stage_and_block`, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`. Plain
-    networks, which have no stages of their own, are :class:`.simple_pyramid.PlainBackbone`.
+    :meth:`freeze_stages`. It provides :meth:`stage`, from which forward pass, freezing and layer
+    ids follow, :meth:`convert_checkpoint` and :meth:`describe_checkpoint`, and says what it is
+    known by in the class attributes below. Networks of one resolution, which have no stages of
+    their own, are :class:`.plain.PlainBackbone`.
 
     Stages behind the last that is needed are not built: their parameters would never receive a
     gradient, which stops DistributedDataParallel.
@@ -51,6 +107,17 @@ class PyramidBackbone(BaseModule):
     Raises:
         ValueError: If ``depths``, ``dims``, ``out_indices`` or ``frozen_stages`` is out of range.
     """
+
+    # Networks of this family that tables name, in the tables' order.
+    networks: tuple[Network, ...] = ()
+    # Of each of its networks' families, by the name that the model index has for it.
+    papers: dict[str, Paper] = {}
+    # What sets the authors' recipes apart from the recipe here: by the name of a published row, or
+    # what the name begins with, then by task ('detection', 'segmentation', 'classification').
+    recipes: dict[str, dict[str, str]] = {}
+    # Modules of which every output depends on the whole map. None where nobody has looked; then no
+    # theoretical receptive field is known.
+    global_modules: tuple[type[nn.Module], ...] | None = None
 
     output_norm_type: type[nn.Module] = nn.LayerNorm
 
@@ -89,7 +156,6 @@ class PyramidBackbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.channels_last = channels_last
-        self.register_load_state_dict_pre_hook(_rename_published)
         if output_norm:
             for i in self.taps:
                 self.add_module(f'norm{i}', self.output_norm_type(dims[i], eps=norm_eps))
@@ -109,6 +175,10 @@ class PyramidBackbone(BaseModule):
         """Stride of each returned map against the image."""
         return tuple(STAGE_STRIDES[i] for i in self.out_indices)
 
+    def stage(self, i: int) -> Stage:
+        """The parts of stage ``i``, without its output norm."""
+        raise NotImplementedError
+
     def forward_stage(self, i: int, x: Tensor) -> Tensor:
         """Output of stage ``i``.
 
@@ -119,14 +189,19 @@ class PyramidBackbone(BaseModule):
         Returns:
             Tensor: Channels-last map, (N, H_i, W_i, dims[i]).
         """
-        raise NotImplementedError
+        lead_in, blocks = self.stage(i)
+        for module in lead_in:
+            x = module(x)
+        for block in blocks:
+            x = self.run_block(block, x)
+        return x
 
-    def modules_of_stage(self, i: int) -> Iterable[nn.Module | nn.Parameter]:
-        """The modules of stage ``i`` without its output norm; the stem's for ``i = -1``.
-
-        The stem may have parameters that stand alone, such as a position embedding.
-        """
-        raise NotImplementedError
+    def modules_of_stage(self, i: int) -> list[nn.Module | nn.Parameter]:
+        """The modules of stage ``i`` without its output norm; the stem's for ``i = -1``."""
+        if i == -1:
+            return [*self.stage(0).lead_in]
+        lead_in, blocks = self.stage(i)
+        return [*blocks] if i == 0 else [*lead_in, *blocks]
 
     def stage_and_block(self, param_name: str) -> tuple[int, int | None] | None:
         """Where one of the backbone's parameters belongs.
@@ -136,7 +211,18 @@ class PyramidBackbone(BaseModule):
             (the stem for stage 0, else its downsampling); None for output norms and names that
             are not the backbone's.
         """
-        raise NotImplementedError
+        positions: dict[int, tuple[int, int | None]] = {}
+        for i in range(self.num_stages):
+            lead_in, blocks = self.stage(i)
+            # A permutation between blocks is none.
+            trained = [block for block in blocks if next(block.parameters(), None) is not None]
+            positions |= {id(part): (i, None) for part in lead_in}
+            positions |= {id(block): (i, j) for j, block in enumerate(trained)}
+        part, position = self, None
+        for name in param_name.split('.'):
+            part = getattr(part, name, None)
+            position = positions.get(id(part), position)
+        return position
 
     def get_layer_depth(
         self, param_name: str, prefix: str = '', stage_wise: bool = False
@@ -169,19 +255,6 @@ class PyramidBackbone(BaseModule):
             return stage + 1, num_layers
         return layer_wise_depth(self.depths, stage, block or 0), num_layers
 
-    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A published state dict under this family's names, without the classifier.
-
-        Raises:
-            UnknownLayoutError: If ``state_dict`` is not of this family.
-            CheckpointError: If it is, and cannot be converted for this model.
-        """
-        raise NotImplementedError
-
-    def may_be_published(self, names: Collection[str]) -> bool:
-        """Whether names may be of a published layout: no at once where converting takes long."""
-        return True
-
     def is_unbuilt(self, name: str) -> bool:
         """Whether a parameter belongs to a stage that this model does without.
 
@@ -190,36 +263,6 @@ class PyramidBackbone(BaseModule):
         """
         unbuilt = '|'.join(map(str, range(self.num_stages, 4)))
         return unbuilt != '' and re.match(rf'^\w+\.({unbuilt})\.', name) is not None
-
-    def rename_published(self, state_dict: dict[str, Tensor], prefix: str = '') -> None:
-        """Give a published layout's parameters their names here, in place.
-
-        So ``load_from``, resuming and testing take what :meth:`init_weights` takes: a published
-        detector's backbone, say. What is of no layout that the family knows is left as it is, for
-        the loader to complain of.
-
-        Args:
-            state_dict (dict[str, Tensor]): Of the backbone, or of a model that holds it.
-            prefix (str): What precedes the backbone's names in it. Defaults to ''.
-
-        Raises:
-            CheckpointError: If it is of this family and cannot be converted for this model.
-        """
-        given = {n.removeprefix(prefix): x for n, x in state_dict.items() if n.startswith(prefix)}
-        own = {name for name, _ in self.named_parameters()}
-        if not given or own <= given.keys() or not self.may_be_published(given.keys()):
-            return
-        try:
-            renamed = self.convert_checkpoint(given)
-        except UnknownLayoutError:
-            return
-        for name in given:
-            del state_dict[f'{prefix}{name}']
-        state_dict.update({f'{prefix}{name}': x for name, x in renamed.items()})
-
-    def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
-        """What variant a converted state dict belongs to, in words for an error message."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the stages in ``out_indices``.
@@ -265,39 +308,6 @@ class PyramidBackbone(BaseModule):
         super().train(mode)
         self.freeze_stages()
         return self
-
-    def init_weights(self) -> None:
-        """Apply ``init_cfg``; called by MMEngine's Runner before training.
-
-        ``dict(type='Pretrained', checkpoint=...)`` takes a path, a URL or a catalogue name
-        (``mambaout://tiny``, ``vmamba://tiny_s1l8``, ``timm://mambaout_tiny.in1k``) and,
-        optionally, ``key`` (``'model'`` or ``'model_ema'`` of files that hold both) and ``prefix``
-        for files that hold the backbone under an unusual one. It goes through
-        :func:`mambaout_mm.checkpoints.load_backbone_weights`, which raises where MMEngine's own
-        loader would log a warning and leave the model random.
-
-        Raises:
-            CheckpointError: If the checkpoint cannot be read or does not fit.
-        """
-        if self.is_init:
-            return
-        configs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
-        pretrained = [cfg for cfg in configs if cfg['type'] == 'Pretrained']
-        whole_init_cfg = self.init_cfg
-        self.init_cfg = [cfg for cfg in configs if cfg['type'] != 'Pretrained'] or None
-        try:
-            super().init_weights()
-        finally:
-            self.init_cfg = whole_init_cfg
-        for cfg in pretrained:
-            options: dict[str, Any] = {k: v for k, v in cfg.items() if k != 'type'}
-            load_backbone_weights(self, **options)
-
-
-def _rename_published(
-    backbone: PyramidBackbone, state_dict: dict[str, Tensor], prefix: str, *_: Any
-) -> None:
-    backbone.rename_published(state_dict, prefix)
 
 
 def layer_wise_depth(depths: Sequence[int], stage: int, block: int) -> int:

@@ -2,12 +2,12 @@
 
 import torch.distributed as dist
 
-from mambaout_mm.training.run import _leave_process_group
+from mambaout_mm.training.launch import leave_process_group
 
 
 def test_the_process_group_ends_before_python_does(tmp_path):
     """Else gloo's threads now and then abort a process whose work is done."""
     dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
-    _leave_process_group()
+    leave_process_group()
     assert not dist.is_initialized()
-    _leave_process_group()  # single-process runs have none
+    leave_process_group()  # single-process runs have none

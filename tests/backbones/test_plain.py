@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mambaout_mm import LocalVim, PlainMamba, Vim
-from mambaout_mm.backbones.simple_pyramid import pyramid_level, resize_table
+from mambaout_mm.backbones.plain import pyramid_level, resize_table
 
 SMALL = dict(depths=(1, 1, 2, 1), dim=16)
 FAMILIES = {'Vim': Vim, 'LocalVim': LocalVim, 'PlainMamba': PlainMamba}
