@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import efficientvmamba as checkpoint_layout
 from mambaout_mm.checkpoints.vmamba import describe
-from mambaout_mm.ops.atrous_scan import atrous_merge, atrous_scan
+from mambaout_mm.ops.scan_orders import atrous_merge, atrous_scan
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, look_up

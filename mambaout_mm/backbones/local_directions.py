@@ -6,7 +6,7 @@ The names are those of :mod:`mambaout_mm.ops.local_scan`, the lists what the aut
 
 from collections.abc import Sequence
 
-from mambaout_mm.ops.local_scan import DIRECTIONS
+from mambaout_mm.ops.scan_orders import DIRECTIONS
 
 Directions = tuple[tuple[str, ...], ...]
 

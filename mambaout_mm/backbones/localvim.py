@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import vim as checkpoint_layout
 from mambaout_mm.checkpoints.plain import describe
-from mambaout_mm.ops.local_scan import local_scan, local_unscan
+from mambaout_mm.ops.scan_orders import local_scan, local_unscan
 from mambaout_mm.registry import register_backbone
 
 from .arch import complete, is_published, look_up

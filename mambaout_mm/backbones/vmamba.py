@@ -17,7 +17,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import vmamba as checkpoint_layout
-from mambaout_mm.ops.cross_scan import cross_merge, cross_scan
+from mambaout_mm.ops.scan_orders import cross_merge, cross_scan
 from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.registry import register_backbone
 
