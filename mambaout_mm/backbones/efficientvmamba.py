@@ -13,7 +13,7 @@ from typing import Any
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from mambaout_mm.ops.atrous_scan import atrous_merge, atrous_scan
+from mambaout_mm.ops.scan_orders import atrous_merge, atrous_scan
 from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up

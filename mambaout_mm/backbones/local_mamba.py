@@ -1,6 +1,6 @@
 """What LocalVMamba and LocalVim share (arXiv 2403.09338): scan orders and the channel gate.
 
-The names of the orders are those of :mod:`mambaout_mm.ops.local_scan`. The lists are what the
+The names of the orders are those of :mod:`mambaout_mm.ops.scan_orders`. The lists are what the
 authors' search found for each block (hunto/LocalMamba ``classification/lib/models`` at 75e5d1f); a
 stage starts on a new line.
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mambaout_mm.ops.local_scan import DIRECTIONS
+from mambaout_mm.ops.scan_orders import DIRECTIONS
 
 WEIGHTS = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 

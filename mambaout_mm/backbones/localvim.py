@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mambaout_mm.ops.local_scan import local_scan, local_unscan
+from mambaout_mm.ops.scan_orders import local_scan, local_unscan
 from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mambaout_mm.ops.local_scan import local_scan, local_unscan
+from mambaout_mm.ops.scan_orders import local_scan, local_unscan
 from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
@@ -40,8 +40,8 @@ class LocalSS2D(SS2D):
         dim (int): Channels.
         ssm_ratio (float): D = int(ssm_ratio * dim) channels in each direction.
         d_state (int): Size of a channel's state.
-        directions (Sequence[str]): Four of ``mambaout_mm.ops.local_scan.DIRECTIONS``.
-        published (bool): See :func:`mambaout_mm.ops.local_scan.local_unscan`.
+        directions (Sequence[str]): Four of ``mambaout_mm.ops.scan_orders.DIRECTIONS``.
+        published (bool): See :func:`mambaout_mm.ops.scan_orders.local_unscan`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class LocalVMamba(VSSPyramid):
         arch (str | dict): A published variant, ``tiny`` or ``small``; or a dict with ``depths`` and
             ``dims`` (four integers each) and optionally ``directions`` (for each block four of
             'h', 'h_flip', 'v', 'v_flip', 'w2', 'w2_flip', 'w7', 'w7_flip', as in
-            :func:`mambaout_mm.ops.local_scan.local_scan`; Defaults to h, h_flip, w2 and w2_flip in
+            :func:`mambaout_mm.ops.scan_orders.local_scan`; Defaults to h, h_flip, w2 and w2_flip in
             each block), ``ssm_ratio`` (2) and ``d_state`` (16). Defaults to 'tiny'.
         scan (str): How columns ('v', 'v_flip') are put back after the scan. 'corrected' inverts the
             reading of them. 'published' is the authors' code: the same on square maps, on others it

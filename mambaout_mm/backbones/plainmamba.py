@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambaout_mm.checkpoints import UnknownLayoutError
+from mambaout_mm.ops.scan_orders import MOVES, snake_merge, snake_moves, snake_scan
 from mambaout_mm.ops.selective_scan import selective_scan
-from mambaout_mm.ops.snake_scan import MOVES, snake_merge, snake_moves, snake_scan
 from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up

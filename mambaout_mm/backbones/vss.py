@@ -16,7 +16,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import UnknownLayoutError
-from mambaout_mm.ops.cross_scan import cross_merge, cross_scan
+from mambaout_mm.ops.scan_orders import cross_merge, cross_scan
 from mambaout_mm.ops.selective_scan import selective_scan
 
 from .base import PyramidBackbone, Stage, drop_path_rates

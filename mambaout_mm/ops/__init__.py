@@ -1,1 +1,1 @@
-"""The operators that cost the time, each beside a plain reference that it agrees with."""
+"""The operators that cost most of the time, each with a plain reference that it agrees with."""

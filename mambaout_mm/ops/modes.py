@@ -22,9 +22,9 @@ def exporting() -> bool:
 
 @contextmanager
 def references() -> Iterator[None]:
-    """Have every operator run its ``reference.py``: slow, and obviously right.
+    """Let every operator run its ``reference.py``, which is slow and obviously right.
 
-    For checking a model against its own definition, forward and backward, in any dtype.
+    It serves to check a model against its definition, forward and backward, in any dtype.
     """
     global _by_definition
     before, _by_definition = _by_definition, True
@@ -37,15 +37,15 @@ def references() -> Iterator[None]:
 def by_definition() -> bool:
     """Whether :func:`references` is in force, or forward-mode differentiation.
 
-    PyTorch has no way to give an operator of one's own a forward-mode derivative, and what lies
-    below autograd would drop a dual tensor's tangent without a word.
+    A registered operator cannot have a forward-mode derivative in PyTorch, and code below autograd
+    would drop a dual tensor's tangent without a word.
     """
     return _by_definition or forward_ad._current_level >= 0
 
 
 @contextmanager
 def counting() -> Iterator[None]:
-    """Have scans return zeros at once: whoever counts operations needs their shapes alone."""
+    """Let scans return zeros at once: a count of operations needs their shapes alone."""
     global _without_results
     before, _without_results = _without_results, True
     try:
@@ -60,7 +60,7 @@ def without_results() -> bool:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would have a Linear of ``x`` compute in: ``x.dtype`` where it is off."""
+    """The dtype in which autocast would compute a Linear of ``x``; ``x.dtype`` where it is off."""
     device = x.device.type
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return x.dtype

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mambaout_mm import PlainMamba
 from mambaout_mm.backbones.plainmamba import ARCHITECTURES, SnakeMixer
-from mambaout_mm.ops.snake_scan import snake_moves
+from mambaout_mm.ops.scan_orders import snake_moves
 
 NUMBERS = dict(depths=(1, 1, 1, 1), dim=8, d_state=2, img_size=32)
 

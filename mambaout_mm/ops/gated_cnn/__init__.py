@@ -1,8 +1,13 @@
 """The branch of a Gated CNN block as one operator: norm, fc1, gate with convolution, fc2.
 
-Paper: arXiv 2405.07992, algorithm 1. As one, because a CPU is fastest on strips of rows through all
-of it, and because the backward pass can then recompute what is cheap. ``reference.py`` is the
-definition, ``cpu.py`` works in strips, ``composed.py`` is for GPUs.
+Paper: arXiv 2405.07992, algorithm 1. It is one operator because a CPU is fastest when it takes each
+strip of rows through the whole branch, and because the backward pass can recompute what is cheap.
+
+``reference.py``    the definition
+``cpu.py``          CPU: strips of rows, by the passes of ``cpu_gate.py``
+``composed.py``     GPU: matrix products of the libraries around a gate, which is
+``triton_gate.py``  on CUDA: kernels, whose work on tiles is in ``triton_tiles.py``
+``plain_gate.py``   elsewhere: plain operations
 """
 
 from types import ModuleType
@@ -13,9 +18,11 @@ from torch import Tensor, library
 from torch.compiler import is_compiling
 
 from ..modes import by_definition, compute_dtype, exporting
-from . import composed, cpu
+from ..triton_use import runs_triton
+from . import cpu, plain_gate
+from .composed import Composed
 from .parameters import Parameters
-from .reference import gated_cnn_reference
+from .reference import ACTIVATIONS, gated_cnn_reference
 
 __all__ = ['gated_cnn']
 
@@ -35,11 +42,10 @@ def gated_cnn(
 ) -> Tensor:
     """``fc2(act(g) * cat(i, dwconv(c)))`` with ``g, i, c = split(fc1(layer_norm(x)))``.
 
-    Products are computed in the dtype of ``x``, or autocast's. Differentiable in every tensor,
-    once. For the backward pass are kept ``x`` and fc1's output: the norm and the gate, which a
-    plain implementation keeps too, are computed again, and the convolution, which the gate's
-    gradient needs anyway. Under ``torch.export``, ONNX export and ``torch.jit.trace`` the graph has
-    plain operators.
+    Computes in the dtype of ``x``, or autocast's. Differentiable in every tensor, once. For the
+    backward pass it keeps ``x`` and fc1's output. The norm, the convolution and the gate are
+    computed again; a plain implementation keeps norm and gate too. Under ``torch.export``, ONNX
+    export and ``torch.jit.trace`` the graph has plain operators.
 
     Args:
         x (Tensor): (N, H, W, C).
@@ -55,7 +61,8 @@ def gated_cnn(
         Tensor: (N, H, W, C), without the residual connection.
 
     Raises:
-        ValueError: If shapes do not fit together.
+        ValueError: If shapes do not fit together or the activation is unknown.
+        TypeError: If ``x`` is not floating point.
     """
     inputs = (
         x,
@@ -68,18 +75,34 @@ def gated_cnn(
         fc2_weight,
         fc2_bias,
     )
-    _check(*inputs)
+    if activation not in ACTIVATIONS:
+        known = ' or '.join(map(repr, ACTIVATIONS))
+        raise ValueError(f'gated_cnn: activation is {known}, got {activation!r}')
+    if not x.dtype.is_floating_point:
+        raise TypeError(f'gated_cnn: x is {x.dtype}, not a floating-point dtype')
+    _check_shapes(*inputs)
     if exporting() or by_definition() or x.numel() == 0:
         return gated_cnn_reference(*inputs, activation, eps)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    # Inference outside of graphs is spared the dispatcher, a tenth of a millisecond for each block.
+    # Inference outside of graphs goes past the dispatcher, a tenth of a millisecond for each block.
     forward = torch.ops.mambaout_mm.gated_cnn if keep or is_compiling() else _forward
     y, *_ = forward(*inputs, activation, eps, compute_dtype(x), keep)
     return y
 
 
-def _check(x: Tensor, *tensors: Tensor) -> None:
-    """One comparison for all: each block of a network pays for it."""
+def _branch(device: torch.device, dtype: torch.dtype) -> ModuleType | Composed:
+    """What computes the branch on a device in a dtype. No other place decides this."""
+    if device.type == 'cpu':
+        return cpu
+    if runs_triton(device, dtype, 'gated_cnn', 'its gate in plain PyTorch operations'):
+        from . import triton_gate
+
+        return Composed(triton_gate)
+    return Composed(plain_gate)
+
+
+def _check_shapes(x: Tensor, *tensors: Tensor) -> None:
+    """By a single comparison of all shapes, since every block of a network pays for it."""
     parameters = Parameters(*tensors)
     found = tuple(tensor.shape for tensor in parameters)
     try:
@@ -99,10 +122,6 @@ def _check(x: Tensor, *tensors: Tensor) -> None:
             '(Cc, 1, k, k) with Cc at most h and odd k, fc2 (C, h), and a bias for each; got x '
             f'{tuple(x.shape)}, {given}'
         )
-
-
-def _backend(x: Tensor) -> ModuleType:
-    return cpu if x.device.type == 'cpu' else composed
 
 
 def _forward(
@@ -131,7 +150,7 @@ def _forward(
         fc2_bias,
     )
     with torch.autocast(x.device.type, enabled=False):
-        return _backend(x).forward(x, parameters.to(dtype), activation, eps, keep)
+        return _branch(x.device, dtype).forward(x, parameters.to(dtype), activation, eps, keep)
 
 
 _forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args=())
@@ -141,7 +160,7 @@ _forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args
 def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     *parameters, _, _, dtype, keep = inputs
     hidden, _, conv_dim = Parameters(*parameters).widths
-    widths = _backend(x).kept_widths(hidden, conv_dim)
+    widths = _branch(x.device, dtype).kept_widths(hidden, conv_dim)
     shapes = [(*x.shape[:-1], width) if keep and width else (0,) for width in widths]
     return tuple(x.new_empty(shape, dtype=dtype) for shape in (x.shape, *shapes))
 
@@ -174,11 +193,11 @@ def _backward_op(
         fc2_bias,
     )
     with torch.autocast(x.device.type, enabled=False):
-        grad_x, grads = _backend(x).backward(
+        grad_x, grads = _branch(x.device, kept.dtype).backward(
             grad_y, x, parameters.to(kept.dtype), kept, kept_c, activation, eps
         )
-    own = (grad.to(given.dtype) for grad, given in zip(grads, parameters, strict=True))
-    return tuple(grad.contiguous() for grad in (grad_x, *own))  # as the fake kernel promises
+    cast = (grad.to(given.dtype) for grad, given in zip(grads, parameters, strict=True))
+    return tuple(grad.contiguous() for grad in (grad_x, *cast))  # as the fake kernel promises
 
 
 @_backward_op.register_fake

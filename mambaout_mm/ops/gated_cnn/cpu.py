@@ -1,8 +1,11 @@
 """The branch of a Gated CNN block on a CPU, in strips of rows that stay in the cache.
 
-A CPU pays for a full-size intermediate twice: in bandwidth, and in page faults, because memory of
-more than 32 MB is mapped afresh by every operation (glibc's largest mmap threshold). Only maps as
-wide as the block's input and, for a backward pass, fc1's output exist as a whole.
+It computes ``fc2(act(g) * cat(i, conv(c)))`` with ``g, i, c = split(fc1(norm(x)))``; maps are
+(N, H, W, C).
+
+A CPU pays for a full-size intermediate twice: in bandwidth, and in page faults, because every
+operation maps memory of more than 32 MB afresh (glibc's largest mmap threshold). Only maps as wide
+as the block's input or c exist as a whole, and for a backward pass the rest of fc1's output.
 """
 
 import functools
@@ -13,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..gated_conv.cpu import (
+from .cpu_gate import (
     activate,
     column_sums,
     convolve,
@@ -29,8 +32,7 @@ from .parameters import Parameters
 for _limit in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
     os.environ.setdefault(_limit, '256')
 
-# Pixels in a strip, about.
-STRIP = 8192
+STRIP_PIXELS = 8192  # about
 
 
 def kept_widths(hidden: int, conv_dim: int) -> tuple[int, int]:
@@ -41,10 +43,13 @@ def kept_widths(hidden: int, conv_dim: int) -> tuple[int, int]:
 def forward(
     x: Tensor, parameters: Parameters, activation: str, eps: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (N, H, W, C) and fc1's in two parts, [g | i] and c, both empty unless ``keep``."""
+    """Output (N, H, W, C), and fc1's output in two parts for a backward pass.
+
+    The parts are [g | i], (N, H, W, 2h - Cc), and c, (N, H, W, Cc); both empty unless ``keep``.
+    """
     p, dtype = parameters, parameters.fc1_weight.dtype
     hidden, inner, _ = p.widths
-    outer = hidden + inner
+    outer = hidden + inner  # width of [g | i]
     n = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps).to(dtype)
     c = linear(n, p.fc1_weight[outer:], p.fc1_bias[outer:])
     mixed = convolve(c, p.conv_weight, p.conv_bias)
@@ -84,7 +89,7 @@ def backward(
     """Gradients of x and of the parameters."""
     p = parameters
     hidden, inner, _ = p.widths
-    outer = hidden + inner
+    outer = hidden + inner  # width of [g | i]
     normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
     n = normed.to(c.dtype)
     mixed = convolve(c, p.conv_weight, p.conv_bias)
@@ -92,26 +97,26 @@ def backward(
     sums = [_total_for(x) for x in (p.fc1_weight, p.fc1_bias, p.fc2_weight, p.fc2_bias)]
     grad_weight1, grad_bias1, grad_weight2, grad_bias2 = sums
     parts = list(strips(x))
-    for count, strip in enumerate(parts):
+    for number, strip in enumerate(parts):
         g, i = gi[strip].split((hidden, inner), dim=-1)
         grad = grad_y[strip].contiguous()
         grad_gi = grad.new_empty((*grad.shape[:-1], outer))
         gate = gate_backward(
-            product(grad, p.fc2_weight), g, i, mixed[strip], activation, grad_gi, grad_mixed[strip]
+            matmul(grad, p.fc2_weight), g, i, mixed[strip], activation, grad_gi, grad_mixed[strip]
         )
-        _add_product(grad_weight2, grad, gate, count)
-        _add_product(grad_weight1[:outer], grad_gi, n[strip], count)
+        _add_matmul(grad_weight2, grad, gate, number == 0)
+        _add_matmul(grad_weight1[:outer], grad_gi, n[strip], number == 0)
         grad_bias2 += column_sums(grad)
         grad_bias1[:outer] += column_sums(grad_gi)
-        part = product(grad_gi, p.fc1_weight[:outer])
+        part = matmul(grad_gi, p.fc1_weight[:outer])
         if len(parts) > 1:
             grad_n[strip] = part
         else:
             grad_n = part
     grad_c = input_gradient(grad_mixed, p.conv_weight)
-    _add_product(grad_weight1[outer:], grad_c, n, 0)
+    _add_matmul(grad_weight1[outer:], grad_c, n, True)
     grad_bias1[outer:] += column_sums(grad_c)
-    grad_n += product(grad_c, p.fc1_weight[outer:])
+    grad_n += matmul(grad_c, p.fc1_weight[outer:])
     grad_x, *grad_norm = torch.ops.aten.native_layer_norm_backward(
         grad_n.to(x.dtype), x, x.shape[-1:], mean, rstd, p.norm_weight, p.norm_bias, [True] * 3
     )
@@ -122,14 +127,14 @@ def backward(
 
 
 def strips(x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Indices of an (N, H, W, C) map's strips: whole images where they are small, else rows."""
+    """Indices of the strips of an (N, H, W, C) map: whole images if they are small, else rows."""
     batch, height, width, _ = x.shape
-    images = max(1, STRIP // (height * width))
+    images = max(1, STRIP_PIXELS // (height * width))
     if images > 1:
         for first in range(0, batch, images):
             yield slice(first, first + images), slice(None)
         return
-    count = max(1, round(height * width / STRIP))
+    count = max(1, round(height * width / STRIP_PIXELS))
     rows = -(-height // count)
     for image in range(batch):
         for top in range(0, height, rows):
@@ -137,14 +142,14 @@ def strips(x: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.linear`` by oneDNN's matrix product, some 10 % faster than PyTorch's choice, MKL's."""
+    """``F.linear`` by oneDNN, which is some 10 % faster than MKL, PyTorch's choice."""
     if _has_onednn(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
     return F.linear(x, weight, bias)
 
 
-def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix``, by oneDNN where PyTorch would not take it."""
+def matmul(x: Tensor, matrix: Tensor) -> Tensor:
+    """``x @ matrix``, by oneDNN where PyTorch would take MKL."""
     if x.dtype == torch.float32 and _has_onednn(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, matrix.t(), None, 'none', [], '')
     return x @ matrix
@@ -152,7 +157,7 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
 
 @functools.cache
 def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this build and processor have the operator that Inductor takes for a Linear."""
+    """Whether this build and processor have the operator that Inductor takes for ``nn.Linear``."""
     return (
         dtype in (torch.float32, torch.bfloat16)
         and torch.backends.mkldnn.is_available()
@@ -161,19 +166,22 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     )
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor, count: int) -> None:
-    """``total += left^T @ right`` over all pixels; ``total`` is as good as zero at count 0."""
+def _add_matmul(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
+    """``total += left^T @ right`` over all pixels, or ``total = left^T @ right`` if ``first``."""
     left, right = left.flatten(0, 2).t(), right.flatten(0, 2)
     if total.dtype == left.dtype:
-        torch.addmm(total, left, right, beta=min(count, 1), out=total)
-    elif count:
-        total += left @ right
-    else:
+        torch.addmm(total, left, right, beta=0 if first else 1, out=total)
+    elif first:
         total.copy_(left @ right)
+    else:
+        total += left @ right
 
 
 def _total_for(parameter: Tensor) -> Tensor:
-    """To add its gradient up in, float32 at least: vectors zero, matrices for `_add_product`."""
+    """Memory to add a parameter's gradient up in, float32 at least.
+
+    Zeros for a vector. A matrix stays uninitialised: `_add_matmul` starts it.
+    """
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     if parameter.dim() == 2:
         return torch.empty_like(parameter, dtype=dtype)

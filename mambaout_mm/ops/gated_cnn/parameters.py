@@ -1,4 +1,4 @@
-"""The parameters of a Gated CNN block's branch, or their gradients, under one name."""
+"""The parameters of a Gated CNN block's branch, or their gradients."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,14 @@ class Parameters(NamedTuple):
 
     @staticmethod
     def shapes(channels: int, hidden: int, conv_dim: int, size: int) -> tuple[tuple[int, ...], ...]:
-        """What each is to have, for a square convolution of that size."""
+        """The shape that each parameter is to have.
+
+        Args:
+            channels (int): Width C of the block.
+            hidden (int): Width h of the gate.
+            conv_dim (int): Width Cc of the convolution.
+            size (int): Side of the convolution's kernel.
+        """
         return (
             (channels,),
             (channels,),
@@ -34,11 +41,11 @@ class Parameters(NamedTuple):
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        """h, and the widths of i and c, which add up to it."""
+        """Widths of g, i and c; those of i and c add up to that of g, h."""
         hidden, conv_dim = self.fc2_weight.shape[1], self.conv_weight.shape[0]
         return hidden, hidden - conv_dim, conv_dim
 
     def to(self, dtype: torch.dtype) -> 'Parameters':
-        """All in ``dtype`` but the norm's, which keep their own."""
+        """The parameters in ``dtype``, except the norm's, which keep their own dtype."""
         norm_weight, norm_bias, *others = self
         return Parameters(norm_weight, norm_bias, *(other.to(dtype) for other in others))

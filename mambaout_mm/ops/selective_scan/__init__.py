@@ -1,22 +1,24 @@
 """The recurrence of Mamba's state space model, for any length, without a compile step.
 
 Paper: arXiv 2312.00752 (Mamba), algorithm 2; several directions at once as in VMamba (arXiv
-2401.10166). ``reference.py`` is the definition, ``cpu.py`` runs it in blocks with PyTorch's
-operations, ``triton.py`` on CUDA.
+2401.10166).
+
+``reference.py``  the definition
+``blocked.py``    any device: blocks of PyTorch's operations
+``triton.py``     CUDA: kernels in ``triton_kernels.py``, whose work on tiles is in
+                  ``triton_tiles.py``
 """
 
-import functools
 import math
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, library
 
 from ..modes import by_definition, without_results
-from . import cpu
+from ..triton_use import runs_triton
+from . import blocked
 from .reference import selective_scan_reference
 
 __all__ = ['selective_scan']
@@ -43,22 +45,24 @@ def selective_scan(
         h_t  = exp(dt_t * A) * h_{t-1} + dt_t * B_t * u_t
         y_t  = sum over N of C_t * h_t, plus D * u_t
 
-    Arithmetic, states and y are float32 whatever the inputs are, also under autocast (float64 where
-    ``u`` is): sums of several directions overflow float16. Every argument is differentiable, once.
-    The backward pass recomputes the states from one in 64 (CPU) or 16 (CUDA) that the forward pass
-    keeps. Any memory layout is read in place.
+    Arithmetic, states and y are float32 whatever the inputs are, also under autocast, because sums
+    of several directions overflow float16; they are float64 if ``u`` is. Every argument is
+    differentiable, once. The forward pass keeps the state before each block of 64 steps or more
+    (Triton: 16 steps), from which the backward pass recomputes the others. Any memory layout is
+    read in place.
 
-    Decays are taken to shrink the state (A < 0 and steps above 0, as in every published Mamba):
-    where they make it grow past float32's range inside a block, the result is infinite or NaN.
+    Decays are expected to shrink the state (A < 0 and steps above 0, as in every published Mamba).
+    If they make the state grow past float32's range inside a block, the result is infinite or NaN.
 
     Args:
-        u (Tensor): Inputs, (b, G, D, L) or (b, G * D, L), a group's channels side by side.
+        u (Tensor): Inputs, (b, G, D, L) or (b, G * D, L) with a group's channels side by side.
         delta (Tensor): Step sizes before bias and softplus, of the same shape.
         A (Tensor): (G * D, N).
         B, C (Tensor): (b, G, N, L), shared by the channels of a group.
         D (Tensor, optional): Skip connection, (G * D,). Defaults to None.
         delta_bias (Tensor, optional): (G * D,). Defaults to None.
-        delta_softplus (bool): Whether steps pass softplus, the identity above 20. Defaults to True.
+        delta_softplus (bool): Whether steps pass softplus, which is the identity above 20. Defaults
+            to True.
 
     Returns:
         Tensor: y, float32 or float64, in the shape of ``u``.
@@ -92,14 +96,14 @@ def _forward_op(
         dtype = torch.promote_types(u.dtype, torch.float32)
         return torch.zeros_like(u, dtype=dtype), u.new_zeros(0, dtype=dtype)
     with torch.autocast(u.device.type, enabled=False):
-        return _backend(u).forward(u, delta, A, B, C, D, delta_bias, delta_softplus)
+        return _implementation(u).forward(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
 @_forward_op.register_fake
 def _(*inputs: Any) -> tuple[Tensor, Tensor]:
     u, _, A, *_ = inputs
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    states = u.new_empty(_backend(u).states_shape(*u.shape, A.shape[1]), dtype=dtype)
+    states = u.new_empty(_implementation(u).states_shape(*u.shape, A.shape[1]), dtype=dtype)
     return torch.empty_like(u, dtype=dtype), states
 
 
@@ -117,7 +121,7 @@ def _backward_op(
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(u.device.type, enabled=False):
-        grads = _backend(u).backward(
+        grads = _implementation(u).backward(
             grad_y, u, delta, A, B, C, D, delta_bias, states, delta_softplus
         )
     return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)
@@ -152,26 +156,13 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: None) -> tuple[Tensor | None, 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _backend(u: Tensor) -> ModuleType:
-    """Triton's kernels on CUDA, but for float64, which they do not compute in."""
-    if u.device.type == 'cuda' and u.dtype != torch.float64:
-        return _triton() or cpu
-    return cpu
+def _implementation(u: Tensor) -> ModuleType:
+    """What computes the scan of ``u``. No other place decides this."""
+    if runs_triton(u.device, u.dtype, 'selective_scan', 'in blocks of PyTorch operations'):
+        from . import triton
 
-
-@functools.cache
-def _triton() -> ModuleType | None:
-    if find_spec('triton') is None:
-        print_log(
-            'selective_scan runs in blocks of PyTorch operations: Triton is not installed. The '
-            'result is the same, the speed is not; pip install triton',
-            logger='current',
-            level=30,
-        )
-        return None
-    from . import triton
-
-    return triton
+        return triton
+    return blocked
 
 
 def _check(

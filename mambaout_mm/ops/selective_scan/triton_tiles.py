@@ -1,7 +1,8 @@
 """What the scan's Triton kernels do with tiles: find, load, store, add, and step sizes.
 
 A tile is a tuple of TILE tensors (BLOCK,), one for each step, in float32. A lane of the warp has
-its channel's element of each in a register, so that going from step to step costs nothing.
+its channel's element of each tensor in a register, so that going from step to step costs nothing.
+A position is a tuple: batch item, group, and block of channels in the group.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202, RUF005 -- kernels: Triton's arguments, tuples joined with +
@@ -16,10 +17,9 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def locate(chunks, GROUPS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Chunk and place of a program, its channels among all groups', and their mask.
+    """Chunk and position of a program, its channels' numbers among all groups, and their mask.
 
-    A place is batch item, group, and block of channels in the group. Channels that lie side by side
-    in memory are neighbours in the grid too.
+    Channels that lie side by side in memory are neighbours in the grid too.
     """
     pid = tl.program_id(0)
     BLOCKS: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
@@ -32,15 +32,15 @@ def locate(chunks, GROUPS: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def _group(x, place):
-    """Data of one group, from a tuple of data and strides."""
-    return x[0] + place[0] * x[1] + tl.cast(place[1], tl.int64) * x[2]
+def _group(x, position):
+    """Pointer to one group, from a tuple of data and strides."""
+    return x[0] + position[0] * x[1] + tl.cast(position[1], tl.int64) * x[2]
 
 
 @triton.jit
-def _block(x, place):
-    """Data of one block of channels."""
-    return _group(x, place) + tl.cast(place[2] * BLOCK, tl.int64) * x[3]
+def _block(x, position):
+    """Pointer to one block of channels."""
+    return _group(x, position) + tl.cast(position[2] * BLOCK, tl.int64) * x[3]
 
 
 @triton.jit
@@ -53,7 +53,7 @@ def per_channel(x, at, mask):
 
 
 @triton.jit
-def load(x, place, start, length, mask):
+def load(x, position, start, length, mask):
     """A tile of a series, zeros past the end of the sequence.
 
     ``x`` is data, four strides, and whether steps lie side by side.
@@ -61,11 +61,11 @@ def load(x, place, start, length, mask):
     lane = tl.arange(0, BLOCK)
     if x[5]:  # neighbouring lanes read neighbouring steps, then exchange them
         t = start + tl.arange(0, TILE)[:, None]
-        data = _block(x, place) + (lane[None, :] * x[3] + t)
+        data = _block(x, position) + (lane[None, :] * x[3] + t)
         tile = tl.load(data, mask=mask[None, :] & (t < length), other=0.0)
         return _unstack(tile.to(tl.float32))
     else:
-        data = _block(x, place) + lane.to(tl.int64) * x[3] + tl.cast(start, tl.int64) * x[4]
+        data = _block(x, position) + lane.to(tl.int64) * x[3] + tl.cast(start, tl.int64) * x[4]
         rows = ()
         for i in tl.static_range(TILE):
             row = tl.load(data + i * x[4], mask=mask & (i < length - start), other=0.0)
@@ -74,16 +74,16 @@ def load(x, place, start, length, mask):
 
 
 @triton.jit
-def store(x, rows, place, start, length, mask):
+def store(x, rows, position, start, length, mask):
     """The counterpart of ``load``."""
     dtype = x[0].dtype.element_ty
     lane = tl.arange(0, BLOCK)
     if x[5]:
         t = start + tl.arange(0, TILE)[:, None]
-        data = _block(x, place) + (lane[None, :] * x[3] + t)
+        data = _block(x, position) + (lane[None, :] * x[3] + t)
         tl.store(data, _stack(rows).to(dtype), mask=mask[None, :] & (t < length))
     else:
-        data = _block(x, place) + lane.to(tl.int64) * x[3] + tl.cast(start, tl.int64) * x[4]
+        data = _block(x, position) + lane.to(tl.int64) * x[3] + tl.cast(start, tl.int64) * x[4]
         for i in tl.static_range(TILE):
             tl.store(data + i * x[4], rows[i].to(dtype), mask=mask & (i < length - start))
 
@@ -121,10 +121,10 @@ def _stack(rows):
 
 
 @triton.jit
-def load_shared(x, place, n, start, length):
+def load_shared(x, position, n, start, length):
     """TILE steps of what all channels of a group share, (TILE,): one step in each lane."""
     t = start + tl.arange(0, TILE)
-    data = _group(x, place) + tl.cast(n, tl.int64) * x[3] + t.to(tl.int64) * x[4]
+    data = _group(x, position) + tl.cast(n, tl.int64) * x[3] + t.to(tl.int64) * x[4]
     return tl.load(data, mask=t < length, other=0.0).to(tl.float32)
 
 

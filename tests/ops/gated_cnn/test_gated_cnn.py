@@ -1,9 +1,6 @@
 """The branch of a Gated CNN block against its definition, computed in float64."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,12 +8,11 @@ from torch import library
 from torch.utils.checkpoint import checkpoint
 
 from mambaout_mm.ops import gated_cnn as package
-from mambaout_mm.ops.gated_cnn import composed, cpu, gated_cnn
+from mambaout_mm.ops.gated_cnn import composed, cpu, cpu_gate, gated_cnn, plain_gate
 from mambaout_mm.ops.gated_cnn.parameters import Parameters
 from mambaout_mm.ops.gated_cnn.reference import gated_cnn_reference
-from mambaout_mm.ops.gated_conv import cpu as conv_cpu
 
-BACKENDS = {'cpu': cpu, 'composed': composed}
+BRANCHES = {'cpu': cpu, 'composed': composed.Composed(plain_gate)}
 NAMES = ('y', 'x', *Parameters._fields)
 EPS = 1e-2  # large enough for its loss to show
 
@@ -29,13 +25,14 @@ CASES = {
     'everything convolved': ((2, 5, 4), 8, 16, 16, 3),
     'width 21': ((2, 5, 4), 8, 21, 8, 7),
     'width 13, all convolved': ((2, 5, 4), 5, 13, 13, 3),
+    'widths of mambaout_base': ((1, 9, 8), 16, 341, 128, 7),
 }
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request, monkeypatch):
-    """Each module that computes the branch, whatever it is meant for."""
-    monkeypatch.setattr(package, '_backend', lambda x: BACKENDS[request.param])
+@pytest.fixture(params=BRANCHES)
+def branch(request, monkeypatch):
+    """Each implementation of the branch, on a CPU whatever it is meant for."""
+    monkeypatch.setattr(package, '_branch', lambda device, dtype: BRANCHES[request.param])
     return request.param
 
 
@@ -117,11 +114,20 @@ def assert_agrees(inputs, activation='gelu'):
 @pytest.mark.parametrize('activation', ['gelu', 'silu'])
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('case', CASES)
-def test_agrees_with_the_definition(case, dtype, activation, backend):
+def test_agrees_with_the_definition(case, dtype, activation, branch):
     assert_agrees(random_inputs(*CASES[case], dtype), activation)
 
 
-def test_any_memory_layout(backend):
+def test_the_device_and_the_dtype_decide_what_computes():
+    cuda = torch.device('cuda')
+    assert package._branch(torch.device('cpu'), torch.float32) is cpu
+    assert package._branch(cuda, torch.float64).gate is plain_gate
+    assert package._branch(torch.device('xpu'), torch.float32).gate is plain_gate
+    pytest.importorskip('triton', minversion='3.3')
+    assert package._branch(cuda, torch.bfloat16).gate.__name__.endswith('triton_gate')
+
+
+def test_any_memory_layout(branch):
     inputs = random_inputs((2, 5, 4), 8, 16, 8, 3, torch.float32)
     inputs[0] = torch.randn(2, 8, 5, 4).permute(0, 2, 3, 1)  # a convolution's NCHW output
     assert_agrees(inputs)
@@ -129,7 +135,7 @@ def test_any_memory_layout(backend):
     assert_agrees(inputs)
 
 
-def test_the_gradient_of_a_sum(backend):
+def test_the_gradient_of_a_sum(branch):
     """Which arrives expanded, with strides of 0."""
     inputs = random_inputs((2, 5, 4), 8, 16, 8, 3)
     ones = torch.ones_like(inputs[0])
@@ -148,7 +154,7 @@ STRIPS = [
 
 @pytest.mark.parametrize(('shape', 'pixels', 'parts'), STRIPS)
 def test_strips_cover_the_map_once(shape, pixels, parts, monkeypatch):
-    monkeypatch.setattr(cpu, 'STRIP', pixels)
+    monkeypatch.setattr(cpu, 'STRIP_PIXELS', pixels)
     x = torch.zeros(*shape, 2)
     assert [tuple(x[strip].shape[:2]) for strip in cpu.strips(x)] == parts
     for strip in cpu.strips(x):
@@ -159,8 +165,8 @@ def test_strips_cover_the_map_once(shape, pixels, parts, monkeypatch):
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(('shape', 'pixels', 'parts'), STRIPS)
 def test_agrees_with_the_definition_in_strips(shape, pixels, parts, dtype, monkeypatch):
-    monkeypatch.setattr(cpu, 'STRIP', pixels)
-    monkeypatch.setattr(conv_cpu, 'TILE', 8 * pixels)
+    monkeypatch.setattr(cpu, 'STRIP_PIXELS', pixels)
+    monkeypatch.setattr(cpu_gate, 'STRIP_ELEMENTS', 8 * pixels)
     assert_agrees(random_inputs(shape, 6, 13, 8, 5, dtype))
 
 
@@ -169,7 +175,7 @@ def test_agrees_with_the_definition_in_strips(shape, pixels, parts, dtype, monke
 def test_padding_to_a_multiple_of_8_changes_rounding_only(
     hidden, conv_dim, dtype, limit, monkeypatch
 ):
-    monkeypatch.setattr(package, '_backend', lambda x: composed)
+    monkeypatch.setattr(package, '_branch', lambda device, dtype: BRANCHES['composed'])
     inputs = random_inputs((2, 5, 4), 8, hidden, conv_dim, 3, dtype)
     cotangent = torch.randn_like(inputs[0])
     padded = with_gradients(gated_cnn, inputs, cotangent)
@@ -182,34 +188,34 @@ def test_padding_to_a_multiple_of_8_changes_rounding_only(
 def test_composed_keeps_rows_of_an_aligned_width(hidden, padded):
     _, *parameters = random_inputs((2, 5, 4), 8, hidden, 8, 3)
     x = torch.randn(2, 5, 4, 8, dtype=torch.float64)
-    _, h, rest = composed.forward(x, Parameters(*parameters), 'gelu', EPS, True)
+    _, h, rest = BRANCHES['composed'].forward(x, Parameters(*parameters), 'gelu', EPS, True)
     assert h.shape == (2, 5, 4, 2 * padded)
     assert rest.numel() == 0
 
 
 @pytest.mark.parametrize('pixels', [8192, 10])
 @pytest.mark.parametrize('hidden', [16, 21])
-def test_fc1s_output_alone_is_kept_besides_the_inputs(hidden, pixels, backend, kept, monkeypatch):
-    monkeypatch.setattr(cpu, 'STRIP', pixels)
+def test_fc1s_output_alone_is_kept_besides_the_inputs(hidden, pixels, branch, kept, monkeypatch):
+    monkeypatch.setattr(cpu, 'STRIP_PIXELS', pixels)
     inputs = random_inputs((2, 7, 5), 8, hidden, 8, 3, torch.float32)
     gated_cnn(*(tensor.requires_grad_() for tensor in inputs), 'gelu', EPS)
     given = {tensor.data_ptr(): tensor.nbytes for tensor in inputs}
     assert given.items() <= kept.items()
-    width = 24 if backend == 'composed' and hidden == 21 else hidden
+    width = 24 if branch == 'composed' and hidden == 21 else hidden
     others = [size for address, size in kept.items() if address not in given]
     assert sum(others) == 4 * 2 * 7 * 5 * 2 * width
 
 
 @pytest.mark.parametrize('why', ['no parameter asks for it', 'no_grad', 'inference_mode'])
-def test_nothing_is_kept_without_gradients(why, backend, kept, monkeypatch):
+def test_nothing_is_kept_without_gradients(why, branch, kept, monkeypatch):
     results = []
-    forward = BACKENDS[backend].forward
+    forward = BRANCHES[branch].forward
 
     def recording(*args):
         results.append(forward(*args))
         return results[-1]
 
-    monkeypatch.setattr(BACKENDS[backend], 'forward', recording)
+    monkeypatch.setattr(BRANCHES[branch], 'forward', recording)
     inputs = random_inputs((2, 7, 5), 8, 21, 8, 3, torch.float32)
     if why == 'no parameter asks for it':
         y = gated_cnn(*inputs, 'gelu', EPS)
@@ -225,7 +231,7 @@ def test_nothing_is_kept_without_gradients(why, backend, kept, monkeypatch):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
-def test_autocast(dtype, backend):
+def test_autocast(dtype, branch):
     """Parameters of float32, as in training; x from a float32 or a bfloat16 operation."""
     inputs = random_inputs((2, 7, 5), 8, 21, 8, 3, torch.float32)
     inputs[0] = inputs[0].to(dtype)
@@ -238,14 +244,14 @@ def test_autocast(dtype, backend):
     assert_as_near(results, plain, in_double(inputs, cotangent))
 
 
-def test_autocast_leaves_float64_alone(backend):
+def test_autocast_leaves_float64_alone(branch):
     inputs = random_inputs((2, 3, 4), 8, 21, 8, 3)
     with torch.autocast('cpu', torch.bfloat16):
         y = gated_cnn(*inputs, 'gelu', EPS)
     assert torch.equal(y, gated_cnn(*inputs, 'gelu', EPS))
 
 
-def test_parameters_wider_than_x(backend):
+def test_parameters_wider_than_x(branch):
     """Without autocast, x decides."""
     inputs = random_inputs((2, 3, 4), 8, 21, 8, 3, torch.float32)
     inputs[0] = inputs[0].bfloat16()
@@ -261,7 +267,7 @@ def test_parameters_wider_than_x(backend):
 @pytest.mark.parametrize(
     'trained', [{'x'}, {'fc2_weight'}, {'norm_weight', 'conv_bias'}, set(NAMES[2:])]
 )
-def test_frozen_inputs_get_no_gradient(trained, backend):
+def test_frozen_inputs_get_no_gradient(trained, branch):
     inputs = random_inputs((2, 5, 4), 8, 21, 8, 3)
     expected = with_gradients(gated_cnn, inputs, torch.ones_like(inputs[0]))
     leaves = [
@@ -276,11 +282,11 @@ def test_frozen_inputs_get_no_gradient(trained, backend):
             assert leaf.grad is None, name
 
 
-def test_every_element_is_written_before_it_is_read(backend, monkeypatch):
+def test_every_element_is_written_before_it_is_read(branch, monkeypatch):
     def poisoned(allocate):
         return lambda *args, **kwargs: allocate(*args, **kwargs).fill_(float('nan'))
 
-    monkeypatch.setattr(cpu, 'STRIP', 10)
+    monkeypatch.setattr(cpu, 'STRIP_PIXELS', 10)
     inputs = random_inputs((2, 7, 5), 8, 21, 8, 3, torch.float32)
     for owner, name in ((torch, 'empty'), (torch, 'empty_like'), (torch.Tensor, 'new_empty')):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
@@ -288,13 +294,13 @@ def test_every_element_is_written_before_it_is_read(backend, monkeypatch):
     assert_agrees(inputs)
 
 
-def test_gradcheck(backend):
+def test_gradcheck(branch):
     inputs = [tensor.requires_grad_() for tensor in random_inputs((2, 1, 2), 2, 3, 2, 3)]
     assert torch.autograd.gradcheck(gated_cnn, (*inputs, 'gelu', EPS))
 
 
 @pytest.mark.parametrize('keep', [False, True])
-def test_is_a_well_behaved_operator(keep, backend):
+def test_is_a_well_behaved_operator(keep, branch):
     inputs = random_inputs((2, 3, 2), 4, 13, 4, 3, torch.float32)
     inputs = [tensor.requires_grad_(keep) for tensor in inputs]
     arguments = (*inputs, 'gelu', EPS, torch.float32, keep)
@@ -303,16 +309,16 @@ def test_is_a_well_behaved_operator(keep, backend):
 
 @pytest.mark.parametrize('layout', ['contiguous', 'permuted NCHW'])
 @pytest.mark.parametrize('hidden', [13, 16])
-def test_its_backward_is_a_well_behaved_operator(hidden, layout, backend):
+def test_its_backward_is_a_well_behaved_operator(hidden, layout, branch):
     x, *parameters = random_inputs((2, 3, 2), 4, hidden, 4, 3, torch.float32)
     if layout == 'permuted NCHW':
         x = torch.randn(2, 4, 3, 2).permute(0, 2, 3, 1)
-    _, *saved = BACKENDS[backend].forward(x, Parameters(*parameters), 'gelu', EPS, True)
+    _, *saved = BRANCHES[branch].forward(x, Parameters(*parameters), 'gelu', EPS, True)
     arguments = (torch.randn_like(x), x, *parameters, *saved, 'gelu', EPS)
     library.opcheck(torch.ops.mambaout_mm.gated_cnn_backward, arguments)
 
 
-def test_compiles_to_one_graph_for_changing_sizes(backend):
+def test_compiles_to_one_graph_for_changing_sizes(branch):
     def model(*inputs):
         return (gated_cnn(*inputs).sigmoid() ** 2).sum()
 
@@ -324,7 +330,7 @@ def test_compiles_to_one_graph_for_changing_sizes(backend):
             assert torch.allclose(a, b, rtol=1e-12, atol=1e-12), name
 
 
-def test_checkpointing_gives_the_same_gradients(backend):
+def test_checkpointing_gives_the_same_gradients(branch):
     x, *parameters = random_inputs((2, 5, 4), 8, 21, 8, 3, torch.float32)
     parameters = [parameter.requires_grad_() for parameter in parameters]
 
@@ -371,12 +377,12 @@ def test_shapes_that_do_not_fit_are_named(name, change, grad):
         gated_cnn(*inputs.values(), 'gelu', EPS)
 
 
-def test_shapes_that_onednn_keeps_are_limited_unless_the_user_says_otherwise():
-    """Else memory grows by gigabytes with images of many sizes (benchmarks/NOTES.md)."""
-    limits = 'ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'
-    code = f'import os, mambaout_mm.ops.gated_cnn; print(*(os.environ[n] for n in {limits}))'
-    environment = {name: value for name, value in os.environ.items() if name not in limits}
-    environment[limits[0]] = '7'
-    command = [sys.executable, '-c', code]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout.splitlines()[-1] == '7 256'
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="activation is 'gelu' or 'silu', got 'relu'"):
+        gated_cnn(*random_inputs(*CASES['odd sides']), 'relu', EPS)
+
+
+def test_integers_are_refused():
+    x, *parameters = random_inputs(*CASES['odd sides'])
+    with pytest.raises(TypeError, match='x is torch.int64, not a floating-point dtype'):
+        gated_cnn(x.long(), *parameters, 'gelu', EPS)

@@ -10,7 +10,7 @@ import torch
 from torch import library
 from torch.utils.checkpoint import checkpoint
 
-from mambaout_mm.ops.selective_scan import cpu, selective_scan
+from mambaout_mm.ops.selective_scan import blocked, selective_scan
 from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
 
 DATA = Path(__file__).parents[2] / 'data'
@@ -63,8 +63,8 @@ def assert_same(inputs, limit=1e-12, **kwargs):
 @pytest.fixture
 def small_segments(monkeypatch):
     """Segments of at least 16 steps and chunks, so that short sequences cross their borders."""
-    monkeypatch.setattr(cpu, '_segment_length', lambda width: max(16, 512 // width))
-    monkeypatch.setattr(cpu, 'STEP_ELEMENTS', 128)
+    monkeypatch.setattr(blocked, '_segment_length', lambda width: max(16, 512 // width))
+    monkeypatch.setattr(blocked, 'STEP_ELEMENTS', 128)
 
 
 @pytest.mark.parametrize('scan', [selective_scan, selective_scan_reference])

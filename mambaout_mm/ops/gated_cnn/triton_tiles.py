@@ -1,8 +1,8 @@
-"""What the kernels of the gated convolution do with tiles: find, load, convolve and gate.
+"""What the gate's Triton kernels do with tiles: find, load, convolve, gate and store.
 
-A map is a tuple of data, strides between images and rows, and, compiled in, between pixels. A place
-is a tuple of image, row and column, the last two for each pixel or group of pixels. The last
-dimension of a tile is a block of channels.
+A map is a tuple: data, strides between images and between rows, and the stride between pixels,
+which is compiled in. A position is a tuple: image, row and column, the last two for each pixel or
+group of pixels of a tile. The last dimension of a tile is a block of channels.
 """
 
 # ruff: noqa: ANN001, ANN201, B007, RUF005 -- kernels: Triton's arguments, tuples joined with +
@@ -17,16 +17,16 @@ FAR = tl.constexpr(1 << 30)
 
 
 @triton.jit
-def at(x, place):
-    """Data of the first channel of pixels."""
-    n, row, column = place
+def at(x, position):
+    """Pointers to the first channel of the pixels at a position."""
+    n, row, column = position
     offset = tl.cast(n, tl.int64) * x[1] + tl.cast(row, tl.int64) * x[2]
     return x[0] + (offset + column.to(tl.int64) * x[3])
 
 
 @triton.jit
 def load(data, mask):
-    """In float32, zeros where masked."""
+    """Load in float32, with zeros where the mask is false."""
     return widen(tl.load(data, mask=mask, other=0.0))
 
 
@@ -48,10 +48,11 @@ def per_channel(x, channel, CHANNELS: tl.constexpr):
 
 @triton.jit
 def locate(index, size, doublings, CHANNELS: tl.constexpr):
-    """Place and channels of tile ``index``: 2**doublings groups side by side, others below.
+    """Position and channels of tile ``index``: 2**doublings groups side by side, others below.
 
-    Blocks of channels that lie side by side in memory are neighbours in the grid too, then come
-    tiles one below the other, which share the more rows of the map.
+    Blocks of channels that lie side by side in memory are neighbours in the grid too. The next
+    neighbours are tiles one below the other, since they share more of the map than tiles side by
+    side.
     """
     BLOCKS: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
     tile = index // BLOCKS
@@ -68,10 +69,10 @@ def locate(index, size, doublings, CHANNELS: tl.constexpr):
 
 @triton.jit
 def edges(inside, column, width):
-    """Two numbers that tell in one comparison whether column + j, for a constant j, is in the map.
+    """Two numbers, left and right, to tell by one comparison whether column + j is in the map.
 
-    It is where ``left >= -j`` for a negative j, where ``right < -j`` for another; and nowhere if
-    not ``inside``, or if the column itself is out.
+    For a constant j below 0 it is where ``left >= -j``, for another j where ``right < -j``. Neither
+    holds where ``inside`` is false or where the column itself is outside of the map.
     """
     inside = inside & (column < width)
     return tl.where(inside, column, -FAR), tl.where(inside, column - width, FAR)
@@ -79,43 +80,43 @@ def edges(inside, column, width):
 
 @triton.jit
 def convolve(
-    x, data, taps, place, channel, size, first, CHANNELS: tl.constexpr, KERNEL: tl.constexpr,
-    TURNED: tl.constexpr,
+    x, data, taps, position, channel, size, first, CHANNELS: tl.constexpr,
+    KERNEL_SIZE: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
     """Convolution for a tile of groups: COLUMNS times (GROUPS, BLOCK), in float32.
 
-    Each column of a row is loaded once and feeds all taps that it meets: COLUMNS + KERNEL - 1 loads
-    in place of COLUMNS * KERNEL.
+    Each column of a row is loaded once and feeds all taps that it meets: COLUMNS + KERNEL_SIZE - 1
+    loads in place of COLUMNS * KERNEL_SIZE.
 
     Args:
         x (tuple): The map to convolve.
-        data: ``x`` at the place and channels of the tile.
-        taps: (KERNEL * KERNEL, CHANNELS), in float32.
-        place, channel: Of the tile.
+        data: Pointers to ``x`` at the position and channels of the tile.
+        taps: (KERNEL_SIZE * KERNEL_SIZE, CHANNELS), in float32.
+        position, channel: Of the tile.
         size (tuple): Height and width of the map.
         first: What the sums start from.
         TURNED: Whether to turn the kernel by 180 degrees.
     """
-    PAD: tl.constexpr = KERNEL // 2
+    PAD: tl.constexpr = KERNEL_SIZE // 2
     sums = ()
     for s in tl.static_range(COLUMNS):
         sums = sums + (first,)
-    for ky in range(KERNEL):
-        row = place[1] + (ky - PAD)
+    for ky in range(KERNEL_SIZE):
+        row = position[1] + (ky - PAD)
         inside = (row >= 0) & (row < size[0]) & (channel < CHANNELS)
-        left, right = edges(inside, place[2], size[1])
+        left, right = edges(inside, position[2], size[1])
         line = data + (ky - PAD) * x[2]
         weights = ()
-        for kx in tl.static_range(KERNEL):
-            tap = ky * KERNEL + kx
-            tap = KERNEL * KERNEL - 1 - tap if TURNED else tap
+        for kx in tl.static_range(KERNEL_SIZE):
+            tap = ky * KERNEL_SIZE + kx
+            tap = KERNEL_SIZE * KERNEL_SIZE - 1 - tap if TURNED else tap
             weights = weights + (per_channel(taps + tap * CHANNELS, channel, CHANNELS),)
-        for j in tl.static_range(COLUMNS + KERNEL - 1):
+        for j in tl.static_range(COLUMNS + KERNEL_SIZE - 1):
             mask = left >= PAD - j if j < PAD else right < PAD - j
             value = load(line + (j - PAD) * x[3], mask)
             added = ()
             for s in tl.static_range(COLUMNS):
-                if j - s >= 0 and j - s < KERNEL:
+                if j - s >= 0 and j - s < KERNEL_SIZE:
                     added = added + (sums[s] + weights[j - s] * value,)
                 else:
                     added = added + (sums[s],)
@@ -124,30 +125,29 @@ def convolve(
 
 
 @triton.jit
-def gate(
-    x, y, grad_y, grad_x, place, channel, others, grad_other, right, COUNT: tl.constexpr,
+def store_gate(
+    h, gate, grad_gate, grad_h, position, channel, others, grad_other, right, COUNT: tl.constexpr,
     GELU: tl.constexpr,
 ):  # fmt: skip
-    """Store ``y = act(g) * other``, and the gradients of g and ``other``, where there are maps.
+    """Store ``gate = act(g) * other``, and the gradients of g and ``other`` if there is grad_gate.
 
     Args:
-        x, y, grad_y, grad_x (tuple): Maps; y's, or those of both gradients, may be None.
-        place: Of the first of COUNT pixels side by side.
-        channel: Of g in ``x``, and of y.
+        h, gate, grad_gate, grad_h (tuple): Maps; the two gradients may be None.
+        position: Of the first of COUNT pixels side by side.
+        channel: Of g in ``h``, and of the gate.
         others (tuple): The other factor, COUNT times a tile.
-        grad_other (tuple): Where its gradient goes: data, and stride between pixels.
+        grad_other (tuple): Where its gradient goes: pointers, and the stride between pixels.
         right: Of :func:`edges`.
     """
     for s in tl.static_range(COUNT):
         mask = right < -s
-        g = load(at(x, place) + s * x[3] + channel, mask)
+        g = load(at(h, position) + s * h[3] + channel, mask)
         value, share = activate(g, GELU)
-        if y is not None:
-            tl.store(at(y, place) + s * y[3] + channel, value * others[s], mask=mask)
-        if grad_y is not None:
-            dy = load(at(grad_y, place) + s * grad_y[3] + channel, mask)
+        tl.store(at(gate, position) + s * gate[3] + channel, value * others[s], mask=mask)
+        if grad_gate is not None:
+            dy = load(at(grad_gate, position) + s * grad_gate[3] + channel, mask)
             dg = dy * others[s] * slope(g, value, share, GELU)
-            tl.store(at(grad_x, place) + s * grad_x[3] + channel, dg, mask=mask)
+            tl.store(at(grad_h, position) + s * grad_h[3] + channel, dg, mask=mask)
             tl.store(grad_other[0] + s * grad_other[1], dy * value, mask=mask)
 
 
@@ -156,7 +156,7 @@ def activate(g, GELU: tl.constexpr):
     """act(g), and act(g) / g: what the activation lets through."""
     if GELU:
         # P(Z < -a) = 2**p(a) for a standard normal Z, with p fitted on [0, 6.5]: the error of 2**p
-        # is at most 1.1e-7 of it above 0.01, and 1.1e-9 below. So an element of y takes 18
+        # is at most 1.1e-7 of it above 0.01, and 1.1e-9 below. So an element of the gate takes 18
         # instructions in all; with the library's erf, exact near 0 too, it would take 35.
         a = tl.minimum(tl.abs(g), 6.5)
         p = a * -1.8856755795071943e-6 + 2.783422053682937e-5

@@ -1,14 +1,16 @@
-"""The selective scan in blocks, with PyTorch's vectorised operations.
+"""The selective scan in blocks of PyTorch's vectorised operations, on any device.
 
-The sequence is cut into segments that a processor's cache holds, one after the other, and a segment
-into chunks whose steps are taken side by side. Within a segment the recurrence is exact and in two
-levels: run every chunk from zero to learn its last state, carry those from chunk to chunk, run
-every chunk again from its true first state. There is no division by accumulated decays, whose
+It computes ``h_t = a_t h_{t-1} + dt_t B_t u_t`` with a = exp(dt A), and ``y_t = C_t h_t + D u_t``.
+
+The sequence is cut into segments that fit a processor's cache, one after the other, and a segment
+into chunks whose steps are taken side by side. Within a segment the recurrence is exact and has two
+levels: run every chunk from zero to learn its last state, carry last states from chunk to chunk,
+run every chunk again from its true first state. There is no division by accumulated decays, whose
 error grows with the length of the sequence.
 
-The backward pass recomputes a segment's states from its first one. The adjoint g of the states runs
-backwards through the same recurrence, ``g_t = C_t dy_t + a_{t+1} g_{t+1}`` with a = exp(dt A).
-Nothing of size L * G * D * N is held: kept from pass to pass is at most N / 64 times the size of u.
+The backward pass recomputes a segment's states from the state before it. The adjoint g of the
+states runs backwards through the same recurrence, ``g_t = C_t dy_t + a_{t+1} g_{t+1}``. Nothing of
+size L * G * D * N is held; the forward pass keeps at most N / 64 times the size of u.
 
 Inside a segment time comes first: arrays are (S, b, G, N or 1, D), D the channels of one group.
 """
@@ -29,7 +31,7 @@ SOFTPLUS_THRESHOLD = 20  # above it softplus is the identity, as torch's is by d
 def states_shape(
     batch: int, groups: int, channels: int, length: int, state: int
 ) -> tuple[int, int]:
-    """Shape of what the forward pass keeps: the state before each segment."""
+    """Shape of the states that the forward pass keeps: the state before each segment."""
     width = batch * groups * channels * state
     return -(-length // _segment_length(width)), width
 
@@ -136,11 +138,11 @@ def backward(
 
 
 class _Segments:
-    """The arrays of one segment after the other, in buffers that are used again.
+    """The arrays of the segment that is loaded, in buffers that the next segment uses again.
 
     Rows past the end of the sequence have dt = 0 and u = 0, which leaves the state as it is.
-    ``dt`` and ``decay`` have one row more, the next segment's first, and ``states`` one row before,
-    the state that the segment starts from.
+    ``dt`` and ``decay`` have one row more, the first row of the next segment. ``states`` has one
+    row before, the state that the segment starts from.
     """
 
     def __init__(
@@ -222,7 +224,7 @@ class _Segments:
         self.decay[:-1].exp_()
 
     def keep_first_decay(self) -> None:
-        """Before the segment in front is read: its last row is followed by this one's first."""
+        """Put this segment's first row after the last row of the segment to be loaded next."""
         self.dt[-1] = self.dt[0]
         self.decay[-1] = self.decay[0]
 
@@ -292,8 +294,8 @@ def _scan(
 def _softplus_(x: Tensor) -> None:
     """In place log(1 + exp(x)), the identity above 20.
 
-    PyTorch's own takes four times as long, for want of a vectorised log1p. The last term restores
-    what rounding takes from w = 1 + e.
+    PyTorch's softplus takes four times as long, because its log1p is not vectorised. The last term
+    restores the digits that w = 1 + e loses by rounding.
     """
     e = x.clamp(max=SOFTPLUS_THRESHOLD).exp_()
     w = e + 1
@@ -302,11 +304,14 @@ def _softplus_(x: Tensor) -> None:
 
 
 def _segment_length(width: int) -> int:
-    """Steps in a segment; 64 at least, since its first state is kept for the backward pass."""
+    """Steps in a segment: 64 at least, since the state before it is kept for the backward pass."""
     return max(64, SEGMENT_ELEMENTS // width)
 
 
 def _chunks(length: int, width: int) -> int:
-    """Two levels cost twice the arithmetic and save Python steps: none where a step is wide."""
+    """Chunks in a segment: 1 where a step is wide already.
+
+    Two levels cost twice the arithmetic and save Python steps.
+    """
     chunks = min(math.isqrt(length), STEP_ELEMENTS // width)
     return chunks if chunks >= 4 else 1
