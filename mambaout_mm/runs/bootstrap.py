@@ -322,15 +322,21 @@ def read_scorers(cfg: Config, file: Path) -> dict[str, Scorer]:
 
 def _scorers_of(predictions: Any, cfg: Config, file: Path) -> dict[str, Scorer]:
     if isinstance(predictions, dict) and predictions.get('images'):
-        metric = _evaluator(cfg, 'IoUMetric')
-        ignored = metric.get('ignore_index', 255)
+        ignored = _evaluator(cfg, 'IoUMetric').get('ignore_index', 255)
         classes = len(predictions['classes'])
         return {'mIoU': SegmentationScorer(predictions['images'], classes, ignored)}
-    detections = isinstance(predictions, list) and predictions
-    if not detections or not all('pred_instances' in p for p in predictions):
-        raise UserError(
-            f'{file} holds neither detections nor label maps; make it anew with tools/test.py --out'
-        )
+    if (
+        isinstance(predictions, list)
+        and predictions
+        and all('pred_instances' in sample for sample in predictions)
+    ):
+        return _detection_scorers(predictions, cfg, file)
+    raise UserError(
+        f'{file} holds neither detections nor label maps; make it anew with tools/test.py --out'
+    )
+
+
+def _detection_scorers(predictions: list[dict], cfg: Config, file: Path) -> dict[str, Scorer]:
     annotations = Path(_evaluator(cfg, 'CocoMetric').get('ann_file') or '')
     if not annotations.is_file():
         raise UserError(

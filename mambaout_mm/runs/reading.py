@@ -124,51 +124,97 @@ def read_run(folder: Path, name: str = '') -> Run:
             f'{folder} has no log of a training ({folder}/<time>/vis_data/scalars.json); give the '
             'work dir of tools/train.py, such as work_dirs/maskrcnn_mambaout_t'
         )
-    validations: dict[int, dict[str, float]] = {}
-    note, first, at = '', 0, 0
-    for i, log in enumerate(logs):
-        cfg = read_config(log.with_name('config.py'))
-        _check_types(cfg, log.with_name('config.py'))
-        plan = cfg.get('train_cfg') or {}
-        by_epoch = plan.get('max_epochs') is not None
-        # The logger's default counts validations by epoch even where training counts iterations.
-        logger = (cfg.get('default_hooks') or {}).get('logger') or {}
-        as_trained = logger.get('log_metric_by_epoch', True) == by_epoch
-        records = _read_lines(log)
-        if not cfg.get('resume'):
-            if validations:
-                note = f'without {logs[first].parts[-3]}: training began anew after it'
-            validations, first, at = {}, i, 0
-        trained = [r for r in records if 'iter' in r]
-        if trained:
-            start = trained[0].get('epoch', 0) if by_epoch else trained[0]['step']
-            validations = {k: v for k, v in validations.items() if k < start or not start}
-            at = 0
-        for record in records:
-            if 'iter' in record:
-                at = record.get('epoch', at) if by_epoch else record['step']
-            else:
-                validations[record['step'] if as_trained else at] = _scores(record)
-    over = at - 1 if by_epoch else at  # an epoch with a line in the log may have gone on
-    environment = _environment(logs[first].parents[1])
-    start_cfg = read_config(logs[first].with_name('config.py'))
-    load_from = start_cfg.get('load_from')
-    if start_cfg.get('resume') and load_from:
+    starts = [_read_start(log) for log in logs]
+    trainings: list[list[_Start]] = []  # starts that go on from each other
+    for start in starts:
+        if trainings and start.cfg.get('resume'):
+            trainings[-1].append(start)
+        else:
+            trainings.append([start])
+    *abandoned, training = trainings
+    first, last = training[0], training[-1]
+    validations, over = _join(training)
+    left = [earlier[0] for earlier in abandoned if _join(earlier)[0]]
+    note = f'without {left[-1].log.parts[-3]}: training began anew after it' if left else ''
+    load_from = first.cfg.get('load_from')
+    if first.cfg.get('resume') and load_from:
         note, load_from = f'its start is not here: it resumed {load_from}', None
+    environment = _environment(first.log.parents[1])
+    plan = last.cfg.get('train_cfg') or {}
     return Run(
         folder=folder,
         name=name or folder.resolve().name,
-        config=logs[-1].with_name('config.py'),
-        cfg=cfg,
+        config=last.log.with_name('config.py'),
+        cfg=last.cfg,
         load_from=load_from,
         validations=dict(sorted(validations.items())),
-        unit='epoch' if by_epoch else 'iteration',
+        unit='epoch' if last.by_epoch else 'iteration',
         done=max([0, over, *validations]),
         planned=plan.get('max_epochs') or plan.get('max_iters'),
         seed=environment['seed'],
         processes=environment['GPU number'],
         note=note,
     )
+
+
+class _Start(NamedTuple):
+    """What one start of a training left behind.
+
+    Attributes:
+        log (Path): Its ``scalars.json``.
+        cfg (Config): As MMEngine wrote it beside the log.
+        records (list[dict]): The lines of the log.
+    """
+
+    log: Path
+    cfg: Config
+    records: list[dict]
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether the training counts epochs; else it counts iterations."""
+        return (self.cfg.get('train_cfg') or {}).get('max_epochs') is not None
+
+    @property
+    def validations_count_alike(self) -> bool:
+        """Whether validations are counted as the training is.
+
+        The logger's default counts them by epoch even where the training counts iterations.
+        """
+        logger = (self.cfg.get('default_hooks') or {}).get('logger') or {}
+        return logger.get('log_metric_by_epoch', True) == self.by_epoch
+
+    def reached(self, record: dict, before: int) -> int:
+        """The epoch or iteration of a record of training; ``before`` where it does not say."""
+        return record.get('epoch', before) if self.by_epoch else record['step']
+
+
+def _read_start(log: Path) -> _Start:
+    path = log.with_name('config.py')
+    cfg = read_config(path)
+    _check_types(cfg, path)
+    return _Start(log, cfg, _read_lines(log))
+
+
+def _join(training: list[_Start]) -> tuple[dict[int, dict[str, float]], int]:
+    """Scores by epoch or iteration, and how many are over, of starts that go on from each other."""
+    validations: dict[int, dict[str, float]] = {}
+    reached = 0
+    for start in training:
+        trained = [record for record in start.records if 'iter' in record]
+        if trained:
+            begun = start.reached(trained[0], 0)
+            # What an earlier start logged from there on is replaced.
+            validations = {at: s for at, s in validations.items() if at < begun or not begun}
+            reached = 0
+        for record in start.records:
+            if 'iter' in record:
+                reached = start.reached(record, reached)
+            else:
+                at = record['step'] if start.validations_count_alike else reached
+                validations[at] = _scores(record)
+    # An epoch with a line in the log may have gone on.
+    return validations, reached - 1 if training[-1].by_epoch else reached
 
 
 def _read_lines(path: Path) -> list[dict]:

@@ -20,6 +20,7 @@ STANDARD_HOOKS = {
     'visualization',
 }  # fmt: skip
 SPAN = ('begin', 'by_epoch', 'end')
+ORDER = ' (order)'  # behind the path of a list of what builds something
 OTHER_KEYS = ('custom_hooks', 'efficient_conv_bn_eval', 'sync_bn', 'val_cfg')
 
 ASPECTS = (
@@ -154,31 +155,46 @@ def _without(node: Any, keys: set[str]) -> Any:
     return {} if node is None else node
 
 
-def _differing(nodes: list, where: str = '') -> Iterator[tuple[str, list]]:
-    """Where trees differ, and the node of each there; None where it is missing."""
-    nodes = [None if node in ({}, []) else node for node in nodes]
-    if all(node == nodes[0] for node in nodes):
+def _differing(trees: list) -> Iterator[tuple[str, list]]:
+    """Where trees differ: dotted path, and the node of each tree there; None where it is missing.
+
+    What builds something else, or nothing, is a difference as a whole: nothing below it is told.
+    """
+    flat = [dict(_flat(tree)) for tree in trees]
+    whole: list[str] = []
+    for path in dict.fromkeys(itertools.chain(*flat)):
+        nodes = [tree.get(path) for tree in flat]
+        if path.startswith(tuple(whole)):
+            continue
+        if path.endswith(ORDER):
+            orders = [order or [] for order in nodes]
+            if any(o != orders[0] and sorted(o) == sorted(orders[0]) for o in orders):
+                yield path, [', '.join(order) for order in orders]
+        elif any(map(type_of, nodes)):
+            if len(set(map(type_of, nodes))) > 1:
+                yield path, nodes
+                whole.append(f'{path}.')
+        elif any(node != nodes[0] for node in nodes):
+            yield path, nodes
+
+
+def _flat(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """The values in a tree by dotted path; what builds something is under its own path, too."""
+    if node is None or node == {} or node == []:
         return
-    lists = [_by_type(node) for node in nodes]
-    if all(named is not None for named in lists):
-        orders = [list(named) for named in lists]
-        if any(o != orders[0] and sorted(o) == sorted(orders[0]) for o in orders):
-            yield f'{where} (order)', [', '.join(order) for order in orders]
-        nodes = lists
-    if not any(isinstance(node, dict) and 'type' in node for node in nodes):
-        nodes = [{} if node is None else node for node in nodes]  # to name what is in the others
-    if not all(isinstance(node, dict) for node in nodes) or len(set(map(type_of, nodes))) > 1:
-        yield where, [None if node == {} else node for node in nodes]
-        return
-    for key in dict.fromkeys(itertools.chain(*nodes)):
-        path = f'{where}.{key}' if where else str(key)
-        yield from _differing([node.get(key) for node in nodes], path)
+    named = _by_type(node)
+    if named is not None:
+        yield f'{path}{ORDER}', list(named)
+        node = named
+    elif not isinstance(node, dict) or 'type' in node:
+        yield path, node
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from _flat(child, f'{path}.{key}' if path else str(key))
 
 
 def _by_type(node: Any) -> dict[str, dict] | None:
     """A list of dicts that build something, such as transforms, by their type; else None."""
-    if node is None:
-        return {}
     if not isinstance(node, list) or not all(isinstance(n, dict) and 'type' in n for n in node):
         return None
     named: dict[str, dict] = {}
