@@ -48,7 +48,7 @@ if [ -d "$WHEELS" ]; then
         python3 -m pip install -q --no-index --no-deps --target "$SITE" "$WHEELS"/*.whl
 fi
 # Tables of this run alone.
-rm -f "$OUT"/{gpu_train,selective_scan,gated_conv}.csv "$OUT"/speed_*/speed.csv
+rm -f "$OUT"/{gpu_train,selective_scan,gated_cnn}.csv "$OUT"/speed_*/speed.csv
 rm -rf "$OUT"/comparison_{bf16,fp32,mambas}
 
 # All of it, not only what is marked cuda: runs in the tests take the GPU where there is one.
@@ -59,7 +59,7 @@ step 'demo, mixed precision' python3 tools/train.py \
 step 'train detection' python3 benchmarks/gpu_train.py --task detection "$@"
 step 'train segmentation' python3 benchmarks/gpu_train.py --task segmentation "$@"
 step 'selective scan' python3 benchmarks/selective_scan.py --device cuda --rounds 30
-step 'gated convolution' python3 benchmarks/gated_conv.py --device cuda --rounds 30
+step 'Gated CNN branch' python3 benchmarks/gated_cnn.py --device cuda --rounds 30
 # All forms, compiled and as CUDA graphs too; the sizes and batches of the targets.
 forms=(ours timm 'timm channels_last' 'timm compiled' 'ours compiled' 'ours graph' 'timm graph')
 for arch in tiny small base; do

@@ -10,7 +10,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +21,8 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mambaout_mm.measure.complexity import build_model
-from mambaout_mm.measure.synthetic import detection_samples, segmentation_samples
 from mambaout_mm.measure.timing import Spread, spread_of
+from mambaout_mm.speed.whole_models import WHOLE_MODELS, build_random, find_model_config
 
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'gpu_train.csv'
@@ -43,28 +41,22 @@ class Losses(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What distinguishes the two benchmarks.
+    """One of the two benchmarks.
 
     Attributes:
-        config (str): Config below the project's root.
+        model (str): 'maskrcnn' or 'upernet', over MambaOut-T by default.
         size (tuple[int, int]): Height and width of the images.
         batch (int): Images per batch.
-        samples (Callable): Makes one batch.
     """
 
-    config: str
+    model: str
     size: tuple[int, int]
     batch: int
-    samples: Callable[[int, tuple[int, int], torch.Generator], dict]
 
 
 TASKS = {
-    'detection': Task(
-        'configs/detection/maskrcnn_mambaout_t.py', (800, 1280), 2, detection_samples
-    ),
-    'segmentation': Task(
-        'configs/segmentation/upernet_mambaout_t.py', (512, 512), 4, segmentation_samples
-    ),
+    'detection': Task('maskrcnn', (800, 1280), 2),
+    'segmentation': Task('upernet', (512, 512), 4),
 }
 
 
@@ -82,13 +74,8 @@ def training_model(
     Returns:
         tuple[nn.Module, OptimWrapper]: The model in training mode and its optimizer wrapper.
     """
-    cfg.model.backbone.init_cfg = None
-    if 'size' in cfg.model.data_preprocessor:  # mmseg's pads to it
-        cfg.model.data_preprocessor.size = size
     torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark
-    model = build_model(cfg)
-    model.init_weights()
-    model = model.to(device).train()
+    model = build_random(cfg, size).to(device).train()
     if amp:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     return model, build_optim_wrapper(model, cfg.optim_wrapper)
@@ -147,7 +134,8 @@ def benchmark(task: str, config: Path, args: argparse.Namespace) -> dict[str, ob
     batch = args.batch or TASKS[task].batch
     set_random_seed(0)
     generator = torch.Generator().manual_seed(0)
-    batches = [TASKS[task].samples(batch, size, generator) for _ in range(BATCHES)]
+    samples = WHOLE_MODELS[TASKS[task].model].samples
+    batches = [samples(batch, size, generator) for _ in range(BATCHES)]
     model, optim_wrapper = training_model(Config.fromfile(config), size, args.device, args.amp)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -185,7 +173,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--task', choices=TASKS, help='only this one (default: both)')
     for name, task in TASKS.items():
-        parser.add_argument(f'--{name}-config', type=Path, default=ROOT / task.config)
+        parser.add_argument(
+            f'--{name}-config', type=Path, default=find_model_config(task.model, 't')
+        )
     parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda')
     parser.add_argument('--iterations', type=int, default=30)
     parser.add_argument(

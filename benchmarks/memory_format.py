@@ -20,52 +20,39 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mambaout_mm.files import write_csv
-from mambaout_mm.measure.complexity import build_model
-from mambaout_mm.measure.synthetic import detection_samples, segmentation_samples
-from mambaout_mm.measure.timing import machine, spread_of, take_turns
+from mambaout_mm.measure.machine import machine
+from mambaout_mm.measure.timing import spread_of, take_turns
+from mambaout_mm.speed.whole_models import WHOLE_MODELS, build_random, find_model_config
 
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'memory_format.csv'
 LAYOUTS = {'contiguous': False, 'channels_last': True}
 
 
-class Task(NamedTuple):
-    """What distinguishes the two models.
+class Images(NamedTuple):
+    """Height and width of the images, and images per batch."""
 
-    Attributes:
-        config (str): Config below the project's folder of configs, with the size left open.
-        size (tuple[int, int]): Height and width of the images.
-        batch (int): Images per batch.
-        samples (Callable): Makes one batch.
-    """
-
-    config: str
     size: tuple[int, int]
     batch: int
-    samples: Callable[[int, tuple[int, int], torch.Generator], dict]
 
 
-TASKS = {
-    'maskrcnn': Task('detection/maskrcnn_mambaout_{}.py', (384, 384), 1, detection_samples),
-    'upernet': Task('segmentation/upernet_mambaout_{}.py', (256, 256), 2, segmentation_samples),
-}
+IMAGES = {'maskrcnn': Images((384, 384), 1), 'upernet': Images((256, 256), 2)}
 
 
-def model_of(task: Task, arch: str, device: str) -> nn.Module:
-    """The config's model, with random weights and without stochastic depth."""
-    cfg = Config.fromfile(ROOT / 'configs' / task.config.format(arch))
-    cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
-    if 'size' in cfg.model.data_preprocessor:  # mmseg's pads to it
-        cfg.model.data_preprocessor.size = task.size
+def model_of(name: str, arch: str, images: Images, device: str) -> nn.Module:
+    """The model, with random weights and without stochastic depth."""
+    cfg = Config.fromfile(find_model_config(name, arch))
+    cfg.model.backbone.drop_path_rate = 0.0
     set_random_seed(0)
-    model = build_model(cfg)
-    model.init_weights()
-    return model.to(device)
+    return build_random(cfg, images.size).to(device)
 
 
-def calls_of(model: nn.Module, task: Task, what: str) -> dict[str, Callable[[], float]]:
+def calls_of(
+    name: str, model: nn.Module, images: Images, what: str
+) -> dict[str, Callable[[], float]]:
     """For each layout an iteration, which returns the loss or a sum of results."""
-    batch = task.samples(task.batch, task.size, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    batch = WHOLE_MODELS[name].samples(images.batch, images.size, generator)
     training = what == 'forward+backward'
 
     def run(channels_last: bool) -> float:
@@ -86,18 +73,18 @@ def calls_of(model: nn.Module, task: Task, what: str) -> dict[str, Callable[[], 
 
 
 def first_tensor(outs: object) -> torch.Tensor:
-    """Of nested sequences."""
+    """The first tensor in nested sequences."""
     return outs if isinstance(outs, torch.Tensor) else first_tensor(next(iter(outs)))
 
 
 def benchmark(
-    name: str, arch: str, task: Task, rounds: int, device: str
+    name: str, arch: str, images: Images, rounds: int, device: str
 ) -> list[dict[str, object]]:
     """Rows of one model: inference, and forward and backward, in both layouts."""
-    model = model_of(task, arch, device)
+    model = model_of(name, arch, images, device)
     rows = []
     for what in ('inference', 'forward+backward'):
-        calls = calls_of(model, task, what)
+        calls = calls_of(name, model, images, what)
         found = {layout: call() for layout, call in calls.items()}
         parity = abs(found['contiguous'] / found['channels_last'] - 1)
         if not parity < 1e-3:
@@ -105,8 +92,8 @@ def benchmark(
         times = take_turns(calls, rounds, device)
         spreads = {layout: spread_of(seconds) for layout, seconds in times.items()}
         for layout, spread in spreads.items():
-            row = dict(model=name, arch=arch, what=what, size='x'.join(map(str, task.size)))
-            row |= dict(batch=task.batch, layout=layout, rounds=rounds)
+            row = dict(model=name, arch=arch, what=what, size='x'.join(map(str, images.size)))
+            row |= dict(batch=images.batch, layout=layout, rounds=rounds)
             row |= {f'{key}_ms': round(1e3 * x, 1) for key, x in spread._asdict().items()}
             row['over_channels_last'] = round(spread.median / spreads['channels_last'].median, 3)
             rows.append(row | dict(parity=f'{parity:.1e}') | machine(device))
@@ -123,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--models', nargs='+', choices=TASKS, default=list(TASKS))
+    parser.add_argument('--models', nargs='+', choices=IMAGES, default=list(IMAGES))
     parser.add_argument('--arch', default='t', help="as in the configs' names (default: t)")
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'))
     parser.add_argument(
@@ -140,9 +127,9 @@ def main(argv: list[str] | None = None) -> None:
     MMLogger.get_current_instance().setLevel('WARNING')  # a line for each initialised parameter
     rows = []
     for name in args.models:
-        task = TASKS[name]
-        task = task._replace(size=tuple(args.size)) if args.size else task
-        rows += benchmark(name, args.arch, task, args.rounds, args.device)
+        images = IMAGES[name]
+        images = images._replace(size=tuple(args.size)) if args.size else images
+        rows += benchmark(name, args.arch, images, args.rounds, args.device)
     write_csv(args.out / CSV_NAME, rows)
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mambaout_mm.files import write_csv
-from mambaout_mm.measure.timing import machine, spread_of, take_turns
+from mambaout_mm.measure.machine import machine
+from mambaout_mm.measure.timing import spread_of, take_turns
 from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
 

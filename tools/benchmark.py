@@ -7,8 +7,9 @@ import torch
 
 from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
 from mambaout_mm.measure.image_size import image_size
-from mambaout_mm.speed.benchmark import DTYPES, FORMS, WHATS, WHOLE_MODELS, Case
-from mambaout_mm.speed.command import run
+from mambaout_mm.speed.cases import DTYPES, FORMS, PASSES, Case
+from mambaout_mm.speed.report import report
+from mambaout_mm.speed.whole_models import WHOLE_MODELS
 
 EAGER = ['ours', 'timm', 'timm channels_last']
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         help='the backbone alone, or in a detector or segmentor (default: backbone)',
     )
     parser.add_argument(
-        '--what', nargs='+', choices=WHATS, default=['inference', 'forward+backward']
+        '--what', nargs='+', choices=PASSES, default=['inference', 'forward+backward']
     )
     parser.add_argument(
         '--sizes',
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         for dtype in args.dtypes
     ]
     with exit_with_a_sentence(args.debug):
-        run(args.arch, cases, args.forms, args.rounds, args.limit, device, args.out)
+        report(args.arch, cases, args.forms, args.rounds, args.limit, device, args.out)
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_files import CONFIGS, PACKAGE
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import check_folder
-from mambaout_mm.measure.timing import machine
+from mambaout_mm.measure.machine import machine
 from mambaout_mm.runs import run_records
 from mambaout_mm.trust import trusting
 from mambaout_mm.version import __version__

@@ -12,15 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mambaout_mm.measure.timing import (
-    PROBE,
-    bytes_kept,
-    memory_free,
-    peak_increase,
-    reason_of,
-    spread_of,
-    take_turns,
-)
+from mambaout_mm.measure.failure import reason_of
+from mambaout_mm.measure.memory import PROBE, bytes_kept, memory_free, peak_increase
+from mambaout_mm.measure.timing import spread_of, take_turns
 from mambaout_mm.ops.modes import references
 
 from .catalogue import Entry

@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from mambaout_mm.files import noted, write_bytes
-from mambaout_mm.measure.timing import reason_of
+from mambaout_mm.measure.failure import reason_of
 
 from .catalogue import CONTROL, Entry, build_backbone
 from .cost import cost_records, count_costs, known_costs

@@ -1,12 +1,13 @@
-"""Parameters and multiply-accumulates, by one rule for every backbone.
+"""Parameters and multiply-accumulates (MACs), counted by one rule for every backbone.
 
-The rule is the one behind VMamba's tables, and what ``mmengine.analysis`` counts with the handles
-of :mod:`mambaout_mm.compat.flop_counter`: multiply-accumulates of convolutions and matrix products,
-LayerNorm 5 for each element, BatchNorm, resizing and pooling some for each, and by those handles
-the scan and fused attention. The scan's are floating-point operations added to
-multiply-accumulates, as published; :mod:`.cost` has the count by pairs beside it. Gates,
-activations and RoIAlign count nothing. MambaOut's tables leave out BatchNorm, resizing and pooling,
-0.8e9 of UperNet.
+The rule is the rule behind VMamba's tables. ``mmengine.analysis`` counts by it with the handles of
+:mod:`mambaout_mm.compat.flop_counter`: multiply-accumulates of convolutions and matrix products; 5
+for each element of a LayerNorm; some for each element of BatchNorm, resizing and pooling; and by
+those handles the scan and fused attention. Gates, activations and RoIAlign count nothing.
+
+The scan's count is floating-point operations, added to multiply-accumulates as in the published
+tables; ``scan_in_pairs`` of the same module counts it in multiply-accumulates.
+MambaOut's tables leave out BatchNorm, resizing and pooling, which are 0.8e9 of UperNet.
 """
 
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def model_complexity(cfg: Config, size: tuple[int, int]) -> Complexity:
 
 
 def prepare_for_counting(model: nn.Module, size: tuple[int, int]) -> nn.Module:
-    """Give a detector's forward pass the description of an image that it asks for, in place."""
+    """Give a detector's forward pass the description of an image that it needs, in place."""
     if isinstance(model, BaseDetector):
         sample = DetDataSample(
             metainfo=dict(
@@ -78,7 +79,7 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
 
     Args:
         model (nn.Module): In eval mode.
-        image (Tensor): What it takes, for example (1, 3, H, W).
+        image (Tensor): Its input, for example (1, 3, H, W).
 
     Returns:
         int: The count.
@@ -89,13 +90,16 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
 def count_by_operator(
     model: nn.Module, image: Tensor, scan: Callable[[list, list], int] = scan_flops
 ) -> dict[str, int]:
-    """What :func:`count_macs` adds up: the count of 'conv', 'linear', 'layer_norm' and so on.
+    """Count for each operator, 'conv', 'linear' and so on; :func:`count_macs` is their sum.
 
     Args:
         model (nn.Module): In eval mode.
-        image (Tensor): What it takes, for example (1, 3, H, W).
+        image (Tensor): Its input, for example (1, 3, H, W).
         scan (Callable): The rule for selective scans, a handle for ``FlopAnalyzer``. Defaults to
-            the published one.
+            the published rule.
+
+    Returns:
+        dict[str, int]: The count for each operator that has one.
     """
     analyzer = FlopAnalyzer(model, image).set_op_handle(**OP_HANDLES | {SCAN: scan})
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -1,26 +1,22 @@
 """The GPU benchmark's program, proved on a CPU with tiny images."""
 
-import csv
 import subprocess
-import sys
 
 import pytest
 from support import ROOT
+from support_models import small_config
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_loss_falls_and_a_row_is_written(task, tmp_path):
-    command = [sys.executable, ROOT / 'benchmarks' / 'gpu_train.py', '--task', task]
-    command += ['--device', 'cpu', '--no-amp', '--size', '64', '96', '--batch', '2']
-    command += ['--iterations', '12', '--out', tmp_path]
-    for name, model in (('detection', 'maskrcnn'), ('segmentation', 'upernet')):
-        config = ROOT / 'configs' / name / f'{model}_mambaout_femto.py'
-        command += [f'--{name}-config', config]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with open(tmp_path / 'gpu_train.csv') as file:
-        (row,) = csv.DictReader(file)
+@pytest.mark.parametrize(
+    ('task', 'model'), [('detection', 'maskrcnn'), ('segmentation', 'upernet')]
+)
+@pytest.mark.parametrize('script', ['gpu_train'], indirect=True)
+def test_loss_falls_and_a_row_is_written(task, model, script, tmp_path):
+    config = small_config(model, tmp_path)
+    (row,) = script.run(
+        '--task', task, f'--{task}-config', config, '--device', 'cpu', '--no-amp',
+        '--size', 64, 96, '--batch', 2, '--iterations', 12,
+    )  # fmt: skip
     assert row['task'] == task
     assert float(row['loss_last']) < float(row['loss_first'])
     assert float(row['sec_per_iter_median']) > 0

@@ -1,19 +1,11 @@
 """The scan's benchmark, at a size that takes no time."""
 
-import csv
-import subprocess
-import sys
-
-from support import ROOT
+import pytest
 
 
-def test_writes_both_rows_of_a_case(tmp_path):
-    command = [sys.executable, ROOT / 'benchmarks' / 'selective_scan.py', '--rounds', '2']
-    command += ['--case', '200', '16', '2', '--out', tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with open(tmp_path / 'selective_scan.csv') as file:
-        rows = list(csv.DictReader(file))
+@pytest.mark.parametrize('script', ['selective_scan'], indirect=True)
+def test_writes_both_rows_of_a_case(script):
+    rows = script.run('--rounds', 2, '--case', 200, 16, 2)
     assert [row['what'] for row in rows] == ['forward', 'forward+backward']
     for row in rows:
         assert float(row['parity']) < 1e-4

@@ -7,15 +7,26 @@ import math
 import pytest
 import torch
 from support import ROOT
+from support_models import small_config
 
 from mambaout_mm.backbones import mambaout
 from mambaout_mm.errors import UserError
-from mambaout_mm.speed import benchmark as speed
+from mambaout_mm.speed import benchmark, candidates
+from mambaout_mm.speed.cases import Case
+from mambaout_mm.speed.whole_models import find_model_config
 
 spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools' / 'benchmark.py')
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 SMALL = ['--arch', 'femto', '--sizes', '32x64', '--rounds', '3', '--device', 'cpu']
+
+
+@pytest.fixture(autouse=True)
+def rates(request, monkeypatch):
+    """Stand for the machine's rates, which take seconds to measure; one test measures them."""
+    if request.node.name != 'test_writes_a_row_for_each_form_and_a_plot':
+        monkeypatch.setattr(benchmark, 'copy_rate', lambda device: 1e10)
+        monkeypatch.setattr(benchmark, 'matmul_rate', lambda device, dtype: 1e11)
 
 
 def run(tmp_path, *arguments):
@@ -63,7 +74,7 @@ def test_what_fails_parity_is_not_timed(tmp_path, monkeypatch, capsys):
 
 
 def test_weights_of_both_are_the_same():
-    pair = speed.backbones('femto')
+    pair = candidates.backbones('femto')
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for a, b in zip(pair['ours'](image), pair['timm'](image), strict=True):
@@ -72,7 +83,7 @@ def test_weights_of_both_are_the_same():
 
 def test_a_variant_that_timm_lacks_is_refused():
     with pytest.raises(UserError, match='timm has no mambaout_huge; it has mambaout_base,'):
-        speed.backbones('huge')
+        candidates.backbones('huge')
 
 
 @pytest.mark.parametrize(
@@ -90,14 +101,23 @@ def test_bad_arguments_are_refused_in_a_sentence(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_whole_detector_takes_an_iteration_over_both(tmp_path):
+@pytest.mark.parametrize('model', ['maskrcnn', 'upernet'])
+def test_a_whole_model_takes_an_iteration_over_both(model, tmp_path, monkeypatch):
+    config = small_config(model, tmp_path)
+    monkeypatch.setattr(candidates, 'find_model_config', lambda name, arch: config)
     rows = run(
-        tmp_path, '--models', 'upernet', '--batch', '2', '--what', 'step', '--dtypes', 'fp32',
+        tmp_path, '--models', model, '--batch', '2', '--what', 'step', '--dtypes', 'fp32',
         '--forms', 'ours', 'timm',
     )  # fmt: skip
     assert [row['form'] for row in rows] == ['ours', 'timm']
     assert all(float(row['parity']) < 1e-3 for row in rows)
+
+
+def test_the_configs_of_whole_models_are_found_by_name():
+    assert find_model_config('maskrcnn', 't').name == 'maskrcnn_mambaout_t.py'
+    assert find_model_config('upernet', 'femto').parent.name == 'segmentation'
+    with pytest.raises(UserError, match='upernet_mambaout_huge.py'):
+        find_model_config('upernet', 'huge')
 
 
 def test_a_case_that_no_memory_holds_is_a_row(tmp_path, monkeypatch):
@@ -116,9 +136,9 @@ def test_what_torch_says_on_a_cpu_is_a_row(monkeypatch):
     def lacking(*arguments):
         torch.empty(1 << 50)
 
-    monkeypatch.setattr(speed, 'prepare', lacking)
-    case = speed.Case('backbone', 'inference', 32, 32, 1, 'fp32')
-    (row,) = speed.time_case('femto', case, ['ours'], 3, 1.0, 'cpu')
+    monkeypatch.setattr(benchmark, 'prepare', lacking)
+    case = Case('backbone', 'inference', 32, 32, 1, 'fp32')
+    (row,) = benchmark.time_case('femto', case, ['ours'], 3, 1.0, 'cpu')
     assert row['status'] == 'not measured: out of memory'
 
 

@@ -14,9 +14,10 @@ from rich.progress import track
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import check_folder, noted, whole_file, write_csv
 
-from .benchmark import COLUMNS, Case, benchmark
+from .benchmark import COLUMNS, benchmark
+from .cases import Case
 
-# Those of Okabe and Ito, which people of any colour vision tell apart.
+# The colours of Okabe and Ito, which people of any colour vision tell apart.
 COLOURS = {
     'ours': '#D55E00',
     'ours channels_last': '#F0E442',
@@ -29,7 +30,7 @@ COLOURS = {
 }
 
 
-def run(
+def report(
     arch: str,
     cases: list[Case],
     forms: list[str],
@@ -38,14 +39,15 @@ def run(
     device: str,
     out: Path,
 ) -> None:
-    """Time every case, printing and writing rows as they come, and draw them.
+    """Time every case, print and write rows as they come, and draw them.
 
     Args:
-        arch, cases, forms, rounds, limit_s, device: See :func:`.speed.benchmark`.
+        arch, cases, forms, rounds, limit_s, device: See :func:`.benchmark.benchmark`.
         out (Path): Folder for speed.csv and speed.png.
 
     Raises:
-        UserError: If the folder cannot be written to; if a file cannot, after all is timed.
+        UserError: If the folder cannot be written to, before anything is timed; if a file cannot be
+            written, after everything is timed.
     """
     check_folder(out, '--out')
     # Initialising a detector logs three lines for every parameter.
@@ -59,7 +61,7 @@ def run(
         rows.append(row)
         console.print(line(row), highlight=False, soft_wrap=True)
         if len(rows) % len(forms) == 0:
-            failures.clear()  # only what is not there at the end has failed
+            failures.clear()  # only a file that is missing at the end has failed
             with noted(failures):
                 write_csv(out / 'speed.csv', rows)
     with noted(failures):
@@ -70,7 +72,7 @@ def run(
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row in a line of text."""
+    """A row as one line of text."""
     case = f'{row["model"]} {row["what"]} {row["size"]} x{row["batch"]} {row["dtype"]}'
     if row['status']:
         return f'{case:44} {row["form"]:20} {row["status"]}'
@@ -85,7 +87,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds against pixels, a panel for each thing that was done and each dtype."""
+    """Milliseconds against pixels, with a panel for each model, pass and dtype."""
     rows = [row for row in rows if row['median_ms'] != '']
     panels = list(dict.fromkeys((row['model'], row['what'], row['dtype']) for row in rows))
     if not panels:

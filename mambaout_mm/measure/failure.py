@@ -1,0 +1,15 @@
+"""A measurement that failed."""
+
+import torch
+
+from mambaout_mm.errors import UserError
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a measurement is missing, in one line."""
+    text = (str(error).splitlines() or [''])[0]
+    if isinstance(error, UserError):
+        return f'failed: {text}'
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
+        return 'out of memory'
+    return f'failed: {type(error).__name__}: {text}'
