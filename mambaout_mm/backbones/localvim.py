@@ -286,3 +286,8 @@ class LocalVim(PatchTokens):
 
     def for_blocks(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
         return () if self.rope is None else self.rope.tables(size)
+
+    def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        # The authors' networks have no output norm for what a classifier's final norm is for.
+        backbone = {n: x for n, x in state_dict.items() if not n.startswith('norm_f.')}
+        return super().convert_checkpoint(backbone)
