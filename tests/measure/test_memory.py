@@ -117,8 +117,13 @@ def test_peak_is_what_the_process_allocates(name):
     train()  # makes what later calls find
     model.zero_grad(set_to_none=True)
     counted = memory.peak_increase(train, 'cpu')
-    model.zero_grad(set_to_none=True)
-    assert counted == pytest.approx(allocated_peak(train), rel=0.03)
+    allocated = 0
+    for _ in range(5):  # on a busy machine the sampling thread may miss the peak
+        model.zero_grad(set_to_none=True)
+        allocated = max(allocated, allocated_peak(train))
+        if counted == pytest.approx(allocated, rel=0.03):
+            break
+    assert counted == pytest.approx(allocated, rel=0.03)
     model.zero_grad(set_to_none=True)
     kept = memory.bytes_kept(lambda: model(image), model)
     assert kept <= counted
