@@ -117,13 +117,11 @@ def test_peak_is_what_the_process_allocates(name):
     train()  # makes what later calls find
     model.zero_grad(set_to_none=True)
     counted = memory.peak_increase(train, 'cpu')
-    allocated = 0
-    for _ in range(5):  # on a busy machine the sampling thread may miss the peak
+    sampled = []
+    for _ in range(3):  # on a busy machine a sample may come too late to see the peak
         model.zero_grad(set_to_none=True)
-        allocated = max(allocated, allocated_peak(train))
-        if counted == pytest.approx(allocated, rel=0.03):
-            break
-    assert counted == pytest.approx(allocated, rel=0.03)
+        sampled.append(allocated_peak(train))
+    assert counted == pytest.approx(max(sampled), rel=0.03)
     model.zero_grad(set_to_none=True)
     kept = memory.bytes_kept(lambda: model(image), model)
     assert kept <= counted
