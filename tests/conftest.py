@@ -20,6 +20,14 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope='session')
+def configs_are_logged_as_they_are():
+    """MMEngine lays out each config that it logs or writes, which takes seconds for each run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True))
+        yield
+
+
 @pytest.fixture(scope='session')
 def demo_data(tmp_path_factory):
     """The embedded data set, drawn once for the whole run."""

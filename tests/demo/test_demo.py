@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
-from support import CONFIGS, TWO_ITERATIONS
+from support import CONFIGS, two_iterations
 
 from mambaout_mm.demo import apply_demo, report, shapes
 from mambaout_mm.demo.settings import SIZE
@@ -73,18 +73,14 @@ def parameters_without_gradient(runner):
     return [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-# Of the other families one size, and of most Mambas one task: tests/configs shows that sizes differ
-# in nothing but the backbone and its widths, and tests/backbones runs both pyramids backward.
-OTHERS = re.compile(
-    r'.*_(vmamba|convnext|swin)_t'
-    r'|maskrcnn_(localvmamba_t|vim_t)|upernet_(efficientvmamba_b|plainmamba_l1)'
+# Of each family one size, and of most one task: tests/configs shows that sizes differ in nothing
+# but the backbone and its widths, and tests/backbones runs both pyramids backward.
+SWEPT = re.compile(
+    r'maskrcnn_(mambaout_t|vmamba_t|localvmamba_t|vim_t|swin_t)|cascade_.*|retinanet_.*|deeplab.*'
+    r'|upernet_(mambaout_femto|vmamba_t|efficientvmamba_b|plainmamba_l1|convnext_t)'
 )
+SWEPT = [path for path in CONFIGS if SWEPT.fullmatch(path.stem)]
 LONGER = [path for path in CONFIGS if path.stem.endswith('_3x')]
-SWEPT = [
-    path
-    for path in CONFIGS
-    if ('_mambaout_' in path.stem and path not in LONGER) or OTHERS.fullmatch(path.stem)
-]
 
 
 @pytest.mark.parametrize('path', LONGER, ids=lambda p: p.stem)
@@ -109,7 +105,7 @@ def test_configs_train_and_evaluate(path, workspace, run_tool, monkeypatch):
         report(runner, *rest)
 
     monkeypatch.setattr('mambaout_mm.training.run.report', report_and_keep)
-    options = [*TWO_ITERATIONS, 'default_hooks.checkpoint.save_last=False']
+    options = [*two_iterations(path), 'default_hooks.checkpoint.save_last=False']
     code, out, err = run_tool('train.py', path, '--demo', '--cfg-options', *options)
     assert code == 0, err
     run = workspace / 'work_dirs' / f'{path.stem}_demo'

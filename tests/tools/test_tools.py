@@ -18,7 +18,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from pycocotools import mask as coco_mask
-from support import ROOT, TWO_ITERATIONS
+from support import ROOT, two_iterations
 
 from mambaout_mm import MambaOut
 from mambaout_mm.demo import apply_demo
@@ -38,7 +38,7 @@ def trained(tmp_path_factory, demo_data):
     (folder / 'work_dirs' / 'demo_data').symlink_to(demo_data)
     for config in (FEMTO, UPERNET):
         command = [sys.executable, ROOT / 'tools' / 'train.py', config, '--demo']
-        command += ['--cfg-options', *TWO_ITERATIONS]
+        command += ['--cfg-options', *two_iterations(config)]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return {
         'detection': folder / 'work_dirs' / f'{FEMTO.stem}_demo',
@@ -134,7 +134,7 @@ def test_other_errors_say_where_their_traceback_is(run_tool, workspace, monkeypa
 
 
 def test_a_value_that_a_library_stops_at(run_tool, workspace):
-    options = [*TWO_ITERATIONS, 'model.train_cfg.rpn.assigner.pos_iou_thr=much']
+    options = [*two_iterations(FEMTO), 'model.train_cfg.rpn.assigner.pos_iou_thr=much']
     args = [FEMTO, '--demo', '--cfg-options', *options]
     words = ['mmdet stops in ', 'TypeError', 'Look at what --cfg-options changed', 'pos_iou_thr']
     failed_cleanly(run_tool('train.py', *args), *words)
@@ -237,14 +237,14 @@ def test_resume_refuses_other_parts(part, words, run_tool, trained, workspace):
     else:
         content.update(part)
     torch.save(content, 'odd.pth')
-    options = [*TWO_ITERATIONS, 'train_cfg.max_iters=3']
+    options = [*two_iterations(FEMTO), 'train_cfg.max_iters=3']
     args = [FEMTO, '--demo', '--resume', 'odd.pth', '--cfg-options', *options]
     failed_cleanly(run_tool('train.py', *args), 'cannot go on from checkpoint', words)
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_training(run_tool, workspace):
-    options = [*TWO_ITERATIONS, 'optim_wrapper.optimizer.lr=1e9', 'param_scheduler=None']
+    options = [*two_iterations(UPERNET), 'optim_wrapper.optimizer.lr=1e9', 'param_scheduler=None']
     result = run_tool('train.py', UPERNET, '--demo', '--cfg-options', *options)
     failed_cleanly(result, 'the loss is ', ' since iteration ', 'lower the learning rate')
 
@@ -258,7 +258,7 @@ def test_resuming_by_an_option_checks_that_the_checkpoint_fits(run_tool, trained
 @pytest.mark.slow
 def test_resume_goes_on_from_the_latest(run_tool, trained, workspace):
     run = shutil.copytree(trained['detection'], workspace / 'run')
-    options = [*TWO_ITERATIONS, 'train_cfg.max_iters=3', 'train_cfg.val_interval=3']
+    options = [*two_iterations(FEMTO), 'train_cfg.max_iters=3', 'train_cfg.val_interval=3']
     args = ['--demo', '--work-dir', run, '--resume', '--cfg-options', *options]
     code, _, err = run_tool('train.py', FEMTO, *args)
     assert code == 0, err
@@ -361,7 +361,7 @@ def test_infers_with_a_bare_state_dict_and_a_config(run_tool, trained, workspace
 def run_two_processes(config, *args, **env):
     """dist_train.sh on CPUs: torchrun and gloo."""
     command = [ROOT / 'tools' / 'dist_train.sh', config, '2', *args, '--cfg-options']
-    command += [*TWO_ITERATIONS, 'val_dataloader.dataset.indices=3']
+    command += [*two_iterations(config), 'val_dataloader.dataset.indices=3']
     with socket.socket() as free:  # tests run side by side
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -422,7 +422,9 @@ def test_two_processes_download_pretrained_weights_once(workspace, demo_data):
 def test_mmdets_and_mmsegs_own_train_py_take_our_configs(config, package, workspace, demo_data):
     cfg = Config.fromfile(config)
     apply_demo(cfg, demo_data)
-    cfg.merge_from_dict({k: int(v) for k, v in (option.split('=') for option in TWO_ITERATIONS)})
+    cfg.merge_from_dict(
+        {k: int(v) for k, v in (option.split('=') for option in two_iterations(config))}
+    )
     cfg.dump('config.py')
     tool = Path(package.__file__).parent / '.mim' / 'tools' / 'train.py'
     done = subprocess.run(

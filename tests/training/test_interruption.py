@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from support import ROOT, TWO_ITERATIONS
+from support import ROOT, two_iterations
 
 from mambaout_mm.training.interruption import told_when_stopped
 
@@ -17,7 +17,14 @@ CONFIG = ROOT / 'configs' / 'segmentation' / 'upernet_mambaout_femto.py'
 
 def start(folder, iterations):
     command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIG, '--demo', '--resume']
-    command += ['--work-dir', folder, '--save-on', 'SIGUSR1', '--cfg-options', *TWO_ITERATIONS]
+    command += [
+        '--work-dir',
+        folder,
+        '--save-on',
+        'SIGUSR1',
+        '--cfg-options',
+        *two_iterations(CONFIG),
+    ]
     command += [f'train_cfg.max_iters={iterations}', 'default_hooks.checkpoint.interval=1']
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from mmengine.config import Config
-from support import CONFIGS, ROOT, TWO_ITERATIONS
+from support import CONFIGS, ROOT, two_iterations
 
 from mambaout_mm.training.seeding import SeededIndex, seed_by_place, seed_of
 
@@ -49,7 +49,7 @@ def weights_after(run_tool, config, folder, *options, resume=False):
 )
 def test_resumed_and_uninterrupted_end_alike(config, workers, run_tool, workspace):
     options = [
-        *TWO_ITERATIONS,
+        *two_iterations(config),
         'model.backbone.drop_path_rate=0.5',
         'train_cfg.max_iters=4',
         'train_cfg.val_interval=2',
