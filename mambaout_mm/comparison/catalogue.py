@@ -97,32 +97,38 @@ def entries_of(names: list[str]) -> list[Entry]:
 
 
 def _look_up(name: str) -> list[Entry]:
+    """What one of the names that a user writes stands for."""
     if name in PRESETS:
         return [_BY_NAME[known] for known in PRESETS[name]]
-    lower = {known.lower(): known for known in _BY_NAME}
-    if name.lower() in lower:
-        return [_BY_NAME[lower[name.lower()]]]
-    if name.endswith('.py'):
-        return [_from_config(Path(name))]
-    kind, colon, variant = name.partition(':')
-    scope = kind.split('.')[0] if '.' in kind else 'mambaout_mm'
-    full = kind if '.' in kind else f'{scope}.{kind}'
+    by_lower_case = {known.lower(): entry for known, entry in _BY_NAME.items()}
+    if name.lower() in by_lower_case:
+        return [by_lower_case[name.lower()]]
+    return [_from_config(Path(name)) if name.endswith('.py') else _from_type(name)]
+
+
+def _from_type(name: str) -> Entry:
+    """The network that 'TYPE:VARIANT' or 'TYPE:ARGUMENTS' names, of ``ENTRIES`` if it is there."""
+    kind, _, variant = name.partition(':')
+    full = kind if '.' in kind else f'mambaout_mm.{kind}'
     named = all(part.isidentifier() for part in full.split('.'))
-    if not (colon and named) or MODELS.get(full) is None:
-        known = [*PRESETS, *_BY_NAME]
+    if ':' not in name or not named or MODELS.get(full) is None:
         raise UserError(
-            f'{_start_of(name)!r} is no backbone to compare; {near_names(name, known)} Or '
-            'TYPE:VARIANT, as in VMamba:small_s1l20, TimmPyramid:resnet50 and '
-            'mmdet.ResNet:depth=50, or the path of a config'
+            f'{_start_of(name)!r} is no backbone to compare; '
+            f'{near_names(name, [*PRESETS, *_BY_NAME])} Or TYPE:VARIANT, as in '
+            'VMamba:small_s1l20, TimmPyramid:resnet50 and mmdet.ResNet:depth=50, or the path of a '
+            'config'
         )
     if '=' in variant:
         backbone = dict(type=full, **_arguments(name, variant))
     else:
         backbone = {'type': full, 'model_name' if kind == 'TimmPyramid' else 'arch': variant}
-    same = [entry for entry in ENTRIES if entry.backbone == backbone]
-    mixers = {entry.backbone['type']: entry.mixer for entry in ENTRIES}
-    mixer = '' if kind == 'TimmPyramid' else mixers.get(full, '')
-    return same or [Entry(name, mixer, backbone, scope=scope)]
+    mixer = ''
+    for entry in ENTRIES:
+        if entry.backbone == backbone:
+            return entry
+        if entry.backbone['type'] == full and kind != 'TimmPyramid':  # timm has all mixers
+            mixer = entry.mixer
+    return Entry(name, mixer, backbone, scope=full.split('.')[0])
 
 
 def _arguments(name: str, text: str) -> dict[str, Any]:
