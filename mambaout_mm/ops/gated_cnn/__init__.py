@@ -91,7 +91,7 @@ def gated_cnn(
 
 
 def _branch(device: torch.device, dtype: torch.dtype) -> ModuleType | Composed:
-    """What computes the branch on a device in a dtype. No other place decides this."""
+    """The implementation for a device and a dtype. No other place decides this."""
     if device.type == 'cpu':
         return cpu
     if runs_triton(device, dtype, 'gated_cnn', 'its gate in plain PyTorch operations'):
@@ -113,13 +113,13 @@ def _check_shapes(x: Tensor, *tensors: Tensor) -> None:
         expected = None
     else:
         expected = Parameters.shapes(channels, hidden, conv_dim, size)
-    if found != expected or conv_dim > hidden or size % 2 == 0:
+    if found != expected or not 1 <= conv_dim <= hidden or size % 2 == 0:
         given = ', '.join(
             f'{name} {tuple(shape)}' for name, shape in zip(Parameters._fields, found, strict=True)
         )
         raise ValueError(
             'gated_cnn needs x (N, H, W, C), a norm (C,), fc1 (2h, C), a depthwise convolution '
-            '(Cc, 1, k, k) with Cc at most h and odd k, fc2 (C, h), and a bias for each; got x '
+            '(Cc, 1, k, k) with Cc from 1 to h and odd k, fc2 (C, h), and a bias for each; got x '
             f'{tuple(x.shape)}, {given}'
         )
 

@@ -157,7 +157,7 @@ _forward_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _implementation(u: Tensor) -> ModuleType:
-    """What computes the scan of ``u``. No other place decides this."""
+    """The implementation for the device and the dtype of ``u``. No other place decides this."""
     if runs_triton(u.device, u.dtype, 'selective_scan', 'in blocks of PyTorch operations'):
         from . import triton
 

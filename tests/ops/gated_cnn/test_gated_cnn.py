@@ -359,6 +359,7 @@ def test_checkpointing_gives_the_same_gradients(branch):
         ('conv_weight', lambda x: x[..., :2]),
         ('conv_weight', lambda x: x[..., :2, :2]),
         ('conv_weight', lambda x: x.repeat(3, 1, 1, 1)),
+        ('conv_weight', lambda x: x[:0]),
         ('conv_weight', lambda x: x[0]),
         ('conv_bias', lambda x: x[:1]),
         ('fc2_weight', lambda x: x[:, :-1]),
@@ -370,8 +371,8 @@ def test_checkpointing_gives_the_same_gradients(branch):
 def test_shapes_that_do_not_fit_are_named(name, change, grad):
     inputs = dict(zip(NAMES[1:], random_inputs(*CASES['odd sides']), strict=True))
     inputs[name] = change(inputs[name])
-    if name == 'conv_weight' and len(inputs[name]) == 18:
-        inputs['conv_bias'] = torch.zeros(18)  # more channels than fc2 takes
+    if name == 'conv_weight' and len(inputs[name]) in (0, 18):
+        inputs['conv_bias'] = torch.zeros(len(inputs[name]))  # no channels, or more than fc2 takes
     shape = re.escape(f'{name} {tuple(inputs[name].shape)}')
     with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=f'needs x .* got .*{shape}'):
         gated_cnn(*inputs.values(), 'gelu', EPS)
