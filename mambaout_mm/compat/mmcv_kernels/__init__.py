@@ -30,7 +30,7 @@ from .focal_loss import (
 )
 from .nms import nms, softnms
 from .roi_align import roi_align_backward, roi_align_forward
-from .versions import get_compiler_version, get_compiling_cuda_version
+from .environment_report import get_compiler_version, get_compiling_cuda_version
 
 __all__ = [
     'deform_conv_backward_input',

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from .kernel import kernel, widened
+from .as_compiled import as_compiled, widened
 
 
-@kernel
+@as_compiled
 def deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -36,7 +36,7 @@ def deform_conv_forward(
     )
 
 
-@kernel
+@as_compiled
 def deform_conv_backward_input(
     input: Tensor,
     offset: Tensor,
@@ -65,7 +65,7 @@ def deform_conv_backward_input(
     gradOffset.copy_(grads[2])
 
 
-@kernel
+@as_compiled
 def deform_conv_backward_parameters(
     input: Tensor,
     offset: Tensor,
@@ -94,7 +94,7 @@ def deform_conv_backward_parameters(
     gradWeight.add_(grads[1], alpha=scale)
 
 
-@kernel
+@as_compiled
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -130,7 +130,7 @@ def modulated_deform_conv_forward(
     output.copy_(_deform_conv(input, weight, offset, mask, bias, _modulated_geometry(**geometry)))
 
 
-@kernel
+@as_compiled
 def modulated_deform_conv_backward(
     input: Tensor,
     weight: Tensor,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernel import kernel, widened
+from .as_compiled import as_compiled, widened
 
 # The least argument of the logarithms in mmcv's focal losses: C's FLT_MIN, for every dtype.
 FLT_MIN = torch.finfo(torch.float32).tiny
 
 
-@kernel
+@as_compiled
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -48,7 +48,7 @@ def sigmoid_focal_loss_forward(
     output.copy_(loss * weight[target][:, None] if weight.numel() else loss)
 
 
-@kernel
+@as_compiled
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -70,7 +70,7 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(grad * weight[target][:, None] if weight.numel() else grad)
 
 
-@kernel
+@as_compiled
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -96,7 +96,7 @@ def softmax_focal_loss_forward(
     output.copy_((loss * class_weight).masked_fill(target < 0, 0))
 
 
-@kernel
+@as_compiled
 def softmax_focal_loss_backward(
     input: Tensor,
     target: Tensor,

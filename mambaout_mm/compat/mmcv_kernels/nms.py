@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernel import kernel, widened
+from .as_compiled import as_compiled, widened
 
 
-@kernel
+@as_compiled
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Non-maximum suppression (mmcv/ops/nms.py).
 
@@ -31,7 +31,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return torch.ops.torchvision.nms(boxes, scores, threshold)
 
 
-@kernel
+@as_compiled
 def softnms(
     boxes: Tensor,
     scores: Tensor,

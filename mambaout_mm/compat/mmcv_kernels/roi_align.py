@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kernel import kernel, widened
+from .as_compiled import as_compiled, widened
 
 
-@kernel
+@as_compiled
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -49,7 +49,7 @@ def roi_align_forward(
     )
 
 
-@kernel
+@as_compiled
 def roi_align_backward(
     grad_output: Tensor,
     rois: Tensor,

@@ -1,4 +1,4 @@
-"""What every operator has around its computation: no autograd, no autocast, float32 at least."""
+"""How every operator computes: without autograd, without autocast, in float32 at least."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 
-def kernel(function: Callable) -> Callable:
-    """Runs ``function`` as compiled code runs: neither autograd nor autocast looks inside.
+def as_compiled(function: Callable) -> Callable:
+    """Run ``function`` as compiled code runs: neither autograd nor autocast looks inside.
 
     Autocast would take the matrix products within torchvision's deformable convolutions to half
     precision. The device is that of the first argument.
@@ -25,6 +25,6 @@ def kernel(function: Callable) -> Callable:
 
 
 def widened(*tensors: Tensor) -> list[Tensor]:
-    """Casts the tensors to their common dtype, and to float32 at least."""
+    """Cast the tensors to their common dtype, and to float32 at least."""
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
     return [t.to(dtype) for t in tensors]
