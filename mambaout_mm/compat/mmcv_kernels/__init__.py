@@ -22,6 +22,7 @@ from .deform_conv import (
     modulated_deform_conv_backward,
     modulated_deform_conv_forward,
 )
+from .environment_report import get_compiler_version, get_compiling_cuda_version
 from .focal_loss import (
     sigmoid_focal_loss_backward,
     sigmoid_focal_loss_forward,
@@ -30,7 +31,6 @@ from .focal_loss import (
 )
 from .nms import nms, softnms
 from .roi_align import roi_align_backward, roi_align_forward
-from .environment_report import get_compiler_version, get_compiling_cuda_version
 
 __all__ = [
     'deform_conv_backward_input',
