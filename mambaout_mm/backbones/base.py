@@ -110,13 +110,14 @@ class PyramidBackbone(PublishedWeights):
 
     # Networks of this family that tables name, in the tables' order.
     networks: tuple[Network, ...] = ()
-    # Of each of its networks' families, by the name that the model index has for it.
+    # The paper behind the networks, by the family's name in the model index.
     papers: dict[str, Paper] = {}
-    # What sets the authors' recipes apart from the recipe here: by the name of a published row, or
-    # what the name begins with, then by task ('detection', 'segmentation', 'classification').
+    # How the authors' recipes differ from the recipe here. The first key is the name of a published
+    # row, or the beginning of the name; the second is the task ('detection', 'segmentation',
+    # 'classification').
     recipes: dict[str, dict[str, str]] = {}
-    # Modules of which every output depends on the whole map. None where nobody has looked; then no
-    # theoretical receptive field is known.
+    # Types of modules whose every output depends on the whole map. None means that nobody has
+    # looked, and the theoretical receptive field is not known.
     global_modules: tuple[type[nn.Module], ...] | None = None
 
     output_norm_type: type[nn.Module] = nn.LayerNorm
@@ -214,7 +215,7 @@ class PyramidBackbone(PublishedWeights):
         positions: dict[int, tuple[int, int | None]] = {}
         for i in range(self.num_stages):
             lead_in, blocks = self.stage(i)
-            # A permutation between blocks is none.
+            # A permutation between the blocks has no parameters and is not counted.
             trained = [block for block in blocks if next(block.parameters(), None) is not None]
             positions |= {id(part): (i, None) for part in lead_in}
             positions |= {id(block): (i, j) for j, block in enumerate(trained)}
@@ -337,10 +338,10 @@ def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[f
 
 
 def check_drop_path_rate(drop_path_rate: float) -> None:
-    """See that a rate is one.
+    """See that a rate of stochastic depth is in range.
 
     Raises:
-        ValueError: If it is no number from 0 to below 1.
+        ValueError: If the rate is no number from 0 to below 1.
     """
     if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate must be from 0 to below 1, got {drop_path_rate!r}')

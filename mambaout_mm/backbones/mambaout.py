@@ -29,7 +29,7 @@ from .base import Network, Paper, PyramidBackbone, Stage, drop_path_rates
 LN_EPS = 1e-6
 ACTIVATIONS = {'gelu': nn.GELU, 'silu': nn.SiLU}
 
-# What timm changed in its own variants: no norm between the stem's convolutions, LayerNorm before
+# How timm's own variants differ: no norm between the stem's convolutions, LayerNorm before
 # the downsampling convolution, LayerScale.
 _RW = dict(stem_norm=False, downsample_norm_first=True, layer_scale=1e-6)
 
@@ -195,7 +195,7 @@ class GatedCNNBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        # Exported and counted by modules: their names are what a reader of either looks for.
+        # Exports and counts of operations go by modules: readers look for the modules' names.
         parameters = self._plain_parameters() if self.fused and not exporting() else None
         if parameters is None:
             y = self._call_modules(x)
@@ -209,13 +209,14 @@ class GatedCNNBlock(nn.Module):
         return self.fc2(self.act(g) * torch.cat((i, c), dim=-1))  # (N, H, W, dim)
 
     def _plain_parameters(self) -> tuple[nn.Parameter, ...] | None:
-        """The parameters, where calling the modules would do nothing but what the operator does.
+        """The parameters if calling the modules would compute exactly what the operator computes.
 
-        None where a module is not as it was built or a parameter is a subclass's (quantised, say),
-        a stand-in (of ``torch.func.functional_call``) or of another shape (a dense convolution's).
+        None if a module is not as it was built, or if a parameter is of a subclass (quantised, for
+        example), is replaced (by ``torch.func.functional_call``), or has another shape (that of a
+        dense convolution, for example).
         """
-        # Where modules keep what they own: looking for an attribute that is a module or a parameter
-        # takes ten times as long, which every block would pay.
+        # ``_modules`` and ``_parameters`` directly: attribute access to a module or a parameter
+        # takes ten times as long, and every block would pay for it.
         modules = self._modules
         norm, fc1, act, conv, fc2 = (
             modules[name] for name in ('norm', 'fc1', 'act', 'conv', 'fc2')

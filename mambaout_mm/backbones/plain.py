@@ -63,8 +63,8 @@ class PlainBackbone(PyramidBackbone):
     :meth:`convert_checkpoint`. It has variants of ``depths``, ``dim``, ``img_size``, ``patch_size``
     and, where there is one, ``class_token``, for :meth:`describe_checkpoint`.
 
-    Maps are cut to ceil(H / stride) x ceil(W / stride): what the padding of the image to whole
-    patches brought is left out.
+    Maps are cut to ceil(H / stride) x ceil(W / stride), which leaves out the padding that made the
+    image a whole number of patches.
 
     Args:
         depths (Sequence[int]): Blocks up to each of the four taps, from the tap before.
@@ -142,11 +142,11 @@ class PlainBackbone(PyramidBackbone):
         raise NotImplementedError
 
     def stem(self) -> list[nn.Module | nn.Parameter]:
-        """What of :meth:`embed` is trained."""
+        """The modules and parameters that :meth:`embed` uses."""
         raise NotImplementedError
 
     def for_blocks(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """What all blocks need to know of a map of that height and width."""
+        """Further inputs of every block, for a map of that height and width."""
         return ()
 
     def to_map(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:

@@ -195,12 +195,12 @@ class VSSBlock(nn.Module):
 class VSSPyramid(PyramidBackbone):
     """Stages of blocks as VMamba names them: ``layers.{i}.blocks.{j}``, ``layers.{i}.downsample``.
 
-    A family builds ``patch_embed`` and has :meth:`build_layers` make the rest. It has variants of
-    ``depths``, ``dims``, ``ssm_ratio`` and ``d_state``, for :meth:`describe_checkpoint`.
+    A family builds ``patch_embed`` and lets :meth:`build_layers` make the rest. Its ``variants``
+    have ``depths``, ``dims``, ``ssm_ratio`` and ``d_state``, for :meth:`describe_checkpoint`.
     """
 
     variants: Mapping[str, Mapping[str, Any]] = {}
-    # A part of some names in the family's files that files of VMamba do not have.
+    # Some names in the family's files contain this; no name in a file of VMamba does.
     mark: str | None = None
     global_modules = (SS2D,)
 

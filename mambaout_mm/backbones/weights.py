@@ -29,11 +29,11 @@ class PublishedWeights(BaseModule):
             ``type='Pretrained'`` see :meth:`init_weights`. Defaults to None.
     """
 
-    # Published weights: from a catalogue name ('vmamba://tiny_s1l8') to an address, or to the
-    # reason why nobody can have them.
+    # Published weights, by catalogue name ('vmamba://tiny_s1l8'): their addresses, and of weights
+    # that nobody can have the reason.
     weights: dict[str, str] = {}
     unpublished_weights: dict[str, str] = {}
-    # First parts of names that a classification file cannot have.
+    # First parts of parameter names that a classification file cannot have.
     fresh_parts = re.compile(r'norm[0-3]')
 
     depths: tuple[int, ...]
@@ -53,7 +53,10 @@ class PublishedWeights(BaseModule):
         raise NotImplementedError
 
     def may_be_published(self, names: Collection[str]) -> bool:
-        """Whether names may be of a published layout: no at once where converting takes long."""
+        """Whether a state dict with these names can be of a published layout.
+
+        A family whose :meth:`convert_checkpoint` takes long may say no to most state dicts here.
+        """
         return True
 
     def is_unbuilt(self, name: str) -> bool:
@@ -63,9 +66,9 @@ class PublishedWeights(BaseModule):
     def rename_published(self, state_dict: dict[str, Tensor], prefix: str = '') -> None:
         """Give a published layout's parameters their names here, in place.
 
-        So ``load_from``, resuming and testing take what :meth:`init_weights` takes: a published
-        detector's backbone, say. What is of no layout that the family knows is left as it is, for
-        the loader to complain of.
+        MMEngine's ``load_from``, resuming and testing thus take the same files as
+        :meth:`init_weights`, such as a published detector. Names of an unknown layout stay as they
+        are; the loader then complains of them.
 
         Args:
             state_dict (dict[str, Tensor]): Of the backbone, or of a model that holds it.
@@ -136,8 +139,8 @@ class PublishedWeights(BaseModule):
         """This model's parameters in a state dict of any layout that the family knows.
 
         Returns:
-            tuple[dict[str, Tensor], list[str]]: They, under this model's names, and the output
-            norms and levels of a pyramid that the state dict lacks.
+            tuple[dict[str, Tensor], list[str]]: The parameters under this model's names; and the
+            names of output norms and pyramid levels that the state dict lacks.
 
         Raises:
             CheckpointError: If it is of no known layout, or anything else is missing, unexpected,
@@ -174,7 +177,7 @@ class PublishedWeights(BaseModule):
         return {name: x for name, x in given.items() if name in own}, sorted(missing)
 
     def _fresh_parts(self, names: Collection[str]) -> set[str]:
-        """Output norms and levels of a pyramid that names are of."""
+        """The first parts of names that belong to output norms or pyramid levels."""
         return {
             part for part in (n.split('.')[0] for n in names) if self.fresh_parts.fullmatch(part)
         }
