@@ -7,7 +7,7 @@ backbones; `tools/compare.py --check` counts again and fails where the record di
 """
 
 from mambaout_mm.comparison.catalogue import CONTROL, ENTRIES
-from mambaout_mm.comparison.cost import RECORDED, Count, count_costs
+from mambaout_mm.comparison.counting import RECORDED, Count, count_costs
 from mambaout_mm.files import write_csv
 
 

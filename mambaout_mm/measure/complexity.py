@@ -4,7 +4,7 @@ The rule is the one behind VMamba's tables, and what ``mmengine.analysis`` count
 of :mod:`mambaout_mm.compat.flop_counter`: multiply-accumulates of convolutions and matrix products,
 LayerNorm 5 for each element, BatchNorm, resizing and pooling some for each, and by those handles
 the scan and fused attention. The scan's are floating-point operations added to
-multiply-accumulates, as published; :mod:`.cost` has the count by pairs beside it. Gates,
+multiply-accumulates, as published; the comparison has the count by pairs beside it. Gates,
 activations and RoIAlign count nothing. MambaOut's tables leave out BatchNorm, resizing and pooling,
 0.8e9 of UperNet.
 """

@@ -23,7 +23,7 @@ from mambaout_mm.comparison.catalogue import (
     stages_of,
     whole_config,
 )
-from mambaout_mm.comparison.published import published_results
+from mambaout_mm.comparison.published_results import published_results
 from mambaout_mm.errors import UserError
 
 

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from support import CONFIGS, ROOT
 
 from mambaout_mm.comparison import model_complexity
-from mambaout_mm.comparison.cost import LEFT_OUT
+from mambaout_mm.comparison.counting import LEFT_OUT
 from mambaout_mm.measure.complexity import (
     build_model,
     count_by_operator,

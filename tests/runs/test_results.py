@@ -12,8 +12,8 @@ import pytest
 from mmengine.config import Config
 
 from mambaout_mm.comparison.records import to_frame
+from mambaout_mm.comparison.sections.runs import run_records
 from mambaout_mm.errors import UserError
-from mambaout_mm.runs import run_records
 from mambaout_mm.runs.reading import read_run
 from mambaout_mm.runs.recipe import group_by_recipe, recipe_differences
 from mambaout_mm.training.prediction_files import write_label_maps
