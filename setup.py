@@ -40,8 +40,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['mambaout_mm', 'mambaout_mm.*']),
     package_data={
-        'mambaout_mm.comparison': ['costs.csv', 'published.csv'],
-        'mambaout_mm.comparison.report': ['page.*'],
+        'mambaout_mm.comparison': ['*.csv', '*.html', 'page.css', 'page.js'],
     },
     install_requires=[
         'numpy',

@@ -23,8 +23,8 @@ from mambaout_mm.backbones import MambaOut
 from mambaout_mm.backbones.base import Network, Paper
 from mambaout_mm.backbones.mambaout import ARCHITECTURES
 from mambaout_mm.comparison.catalogue import ENTRIES
-from mambaout_mm.comparison.cost import recorded_costs
-from mambaout_mm.comparison.published import published_results
+from mambaout_mm.comparison.counting import recorded_costs
+from mambaout_mm.comparison.published_results import published_results
 from mambaout_mm.measure.complexity import build_model, count_macs
 from mambaout_mm.registry import FAMILIES
 

@@ -237,8 +237,9 @@ def test_images_and_label_maps(small_data, kind):
 def test_results_and_logs_and_predictions(tmp_path):
     results = tmp_path / 'results.jsonl'
     store = Store(results)
+    fields = dict(section='cost', quantity='parameters', value=1.0, unit='M', origin='measured')
     for i in range(3):
-        store.put([Record('cost', f'b{i}', 'parameters', 1.0, 'M', 'measured')], backbone=i)
+        store.put([Record(backbone=f'b{i}', **fields)], backbone=i)
     run = tmp_path / 'run' / '20260101_000000' / 'vis_data'
     run.mkdir(parents=True)
     log = ''.join(json.dumps(dict(loss=1.0, iter=i, step=i)) + '\n' for i in range(5))

@@ -28,9 +28,10 @@ def test_the_wheel_carries_configs_and_tools(tmp_path):
     for name in (
         'costs.csv',
         'published.csv',
-        'report/page.html',
-        'report/page.css',
-        'report/page.js',
+        'page.html',
+        'macros.html',
+        'page.css',
+        'page.js',
     ):
         assert f'mambaout_mm/comparison/{name}' in names
     assert not [n for n in names if n.startswith('tests')]
@@ -50,7 +51,7 @@ def test_the_installed_package_builds_a_model_from_elsewhere(tmp_path):
         'import mambaout_mm\n'
         'from mmengine.config import Config\n'
         'from mambaout_mm.measure.complexity import build_model\n'
-        'from mambaout_mm.comparison.cost import recorded_costs\n'
+        'from mambaout_mm.comparison.counting import recorded_costs\n'
         'from mambaout_mm.config_files import find_config\n'
         'assert len(recorded_costs()) > 30\n'
         'path = find_config("segmentation/upernet_mambaout_femto.py")\n'

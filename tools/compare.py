@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from mambaout_mm.comparison.api import GROWTH_SIZES, SECTIONS
 from mambaout_mm.comparison.catalogue import PRESETS
-from mambaout_mm.comparison.command import run
-from mambaout_mm.comparison.growth import DTYPES
+from mambaout_mm.comparison.options import GROWTH_SIZES, Options
+from mambaout_mm.comparison.output import compare_and_write
+from mambaout_mm.comparison.sections import FLAGS
 from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
+from mambaout_mm.measure.growth import DTYPES
 from mambaout_mm.measure.image_size import image_size
 from mambaout_mm.trust import add_trust_argument
 
@@ -54,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--only',
         type=lambda text: [part.strip() for part in text.split(',')],
-        default=list(SECTIONS),
+        default=list(FLAGS),
         metavar='SECTION,...',
-        help=f'out of {",".join(SECTIONS)} (default: all)',
+        help=f'out of {",".join(FLAGS)} (default: all)',
     )
     parser.add_argument(
         '--runs', nargs='+', type=Path, default=[], metavar='WORK_DIR', help='your own trainings'
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA device')
     with exit_with_a_sentence(args.debug), told_on_interruption(args.out):
-        wrong = run(
+        options = Options(
             backbones=args.backbones or args.preset,
             device=args.device,
             dtype=args.dtype,
@@ -116,10 +117,10 @@ def main(argv: list[str] | None = None) -> None:
             runs=args.runs,
             checkpoints=dict(args.checkpoints),
             out=args.out,
-            check=args.check,
-            started=STARTED,
             trust=args.trust,
+            count_anew=args.check,
         )
+        wrong = compare_and_write(options, STARTED)
     sys.exit(1 if wrong else 0)
 
 

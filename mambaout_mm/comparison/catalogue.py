@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mambaout_mm.backbones import PyramidBackbone
-from mambaout_mm.backbones.base import Network as Entry
+from mambaout_mm.backbones.base import Network
 from mambaout_mm.backbones.plain import PlainBackbone
 from mambaout_mm.config_files import find_config
 from mambaout_mm.config_tree import dicts_in
@@ -51,9 +51,9 @@ class PlainViT(nn.Module):
         return (out,)  # (N, embed_dim, ceil(H / 16), ceil(W / 16))
 
 
-ENTRIES: tuple[Entry, ...] = tuple(network for family in FAMILIES for network in family.networks)
+ENTRIES: tuple[Network, ...] = tuple(network for family in FAMILIES for network in family.networks)
 # Attention over all tokens, whose time grows with their square: what the others are held against.
-CONTROL = Entry(
+CONTROL = Network(
     'ViT-S/16',
     'Attn',
     dict(type=PlainViT, model_name='vit_small_patch16_224'),
@@ -69,7 +69,7 @@ PRESETS = {
 }
 
 
-def entries_of(names: list[str]) -> list[Entry]:
+def entries_of(names: list[str]) -> list[Network]:
     """Entries by what a user writes.
 
     Args:
@@ -96,7 +96,7 @@ def entries_of(names: list[str]) -> list[Entry]:
     return entries
 
 
-def _look_up(name: str) -> list[Entry]:
+def _look_up(name: str) -> list[Network]:
     """What one of the names that a user writes stands for."""
     if name in PRESETS:
         return [_BY_NAME[known] for known in PRESETS[name]]
@@ -106,7 +106,7 @@ def _look_up(name: str) -> list[Entry]:
     return [_from_config(Path(name)) if name.endswith('.py') else _from_type(name)]
 
 
-def _from_type(name: str) -> Entry:
+def _from_type(name: str) -> Network:
     """The network that 'TYPE:VARIANT' or 'TYPE:ARGUMENTS' names, of ``ENTRIES`` if it is there."""
     kind, _, variant = name.partition(':')
     full = kind if '.' in kind else f'mambaout_mm.{kind}'
@@ -128,7 +128,7 @@ def _from_type(name: str) -> Entry:
             return entry
         if entry.backbone['type'] == full and kind != 'TimmPyramid':  # timm has all mixers
             mixer = entry.mixer
-    return Entry(name, mixer, backbone, scope=full.split('.')[0])
+    return Network(name, mixer, backbone, scope=full.split('.')[0])
 
 
 def _arguments(name: str, text: str) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _start_of(name: str) -> str:
     return name if len(name) <= 80 else f'{name[:77]}...'
 
 
-def _from_config(path: Path) -> Entry:
+def _from_config(path: Path) -> Network:
     cfg = load_config(str(path))
     try:
         backbone = cfg.model.backbone.to_dict()
@@ -162,17 +162,17 @@ def _from_config(path: Path) -> Entry:
         raise UserError(f'{str(path)!r}: a key in model.backbone is no name')
     backbone.pop('init_cfg', None)
     scope = cfg.get('default_scope', 'mmengine')
-    return Entry(path.stem, '', backbone, scope=scope, path=str(path))
+    return Network(path.stem, '', backbone, scope=scope, path=str(path))
 
 
-def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
+def build_backbone(entry: Network, checkpoint: str | None = None) -> nn.Module:
     """The backbone with random weights, or those of a checkpoint, in eval mode.
 
     The same weights at every call. Without drop path, which would make results random, and without
     frozen stages, which cost less in training.
 
     Args:
-        entry (Entry): Which.
+        entry (Network): Which.
         checkpoint (str, optional): As ``init_cfg``'s: a path, a URL or a catalogue name. Defaults
             to None.
 
@@ -202,7 +202,7 @@ def build_backbone(entry: Entry, checkpoint: str | None = None) -> nn.Module:
     return model
 
 
-def build_without_pyramid(entry: Entry, checkpoint: str | None = None) -> nn.Module:
+def build_without_pyramid(entry: Network, checkpoint: str | None = None) -> nn.Module:
     """As :func:`build_backbone`; of a plain network the last map alone, at the tokens' stride."""
     model = build_backbone(entry, checkpoint)
     if not isinstance(model, PlainBackbone):

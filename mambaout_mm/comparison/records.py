@@ -1,19 +1,23 @@
-"""The rows that every part of a comparison yields: one number each, or the reason for its lack."""
+"""The rows that every section of a comparison gives: one number each, or why there is none."""
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import pandas as pd
 
 NAN = math.nan
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Record:
     """One number of a comparison, where it comes from, and what to keep in mind.
 
+    The order of the fields is that of the columns in ``table.csv``.
+
     Attributes:
-        section (str): 'cost', 'sequence', 'receptive field', 'growth', 'published' or 'runs'.
+        section (str): The name of its section: 'cost', 'sequence', 'receptive field', 'growth',
+            'published' or 'runs'.
         backbone (str): As in ``MambaOut-T``; a run's name in 'runs'.
         mixer (str): 'Conv', 'Attn', 'Conv+Attn', 'Conv+SSM' or 'Pool', as in MambaOut's tables;
             empty where it is not known.
@@ -34,43 +38,38 @@ class Record(NamedTuple):
 
     section: str
     backbone: str
-    quantity: str
-    value: float
-    unit: str
-    origin: str
     mixer: str = ''
     model: str = 'backbone'
+    quantity: str
     setting: str = ''
     size: str = ''
+    value: float
+    unit: str
     low: float = NAN
     high: float = NAN
+    origin: str
     published: float = NAN
     difference: float = NAN
     source: str = ''
     note: str = ''
 
 
-COLUMNS = (
-    'section',
-    'backbone',
-    'mixer',
-    'model',
-    'quantity',
-    'setting',
-    'size',
-    'value',
-    'unit',
-    'low',
-    'high',
-    'origin',
-    'published',
-    'difference',
-    'source',
-    'note',
-)
+COLUMNS = tuple(field.name for field in fields(Record))
+NUMBERS = tuple(field.name for field in fields(Record) if field.type is float)
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Records as a frame with the columns ``COLUMNS``, one row each."""
-    frame = pd.DataFrame(list(records), columns=Record._fields)[list(COLUMNS)]
-    return frame.astype(dict.fromkeys(('value', 'low', 'high', 'published', 'difference'), float))
+    frame = pd.DataFrame([vars(record) for record in records], columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(NUMBERS, float))
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Height and width of an image as in the column ``size``: '800x1280'."""
+    return f'{size[0]}x{size[1]}'
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width of an image from the column ``size``."""
+    height, width = text.split('x')
+    return int(height), int(width)

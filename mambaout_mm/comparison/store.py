@@ -70,7 +70,7 @@ class Store:
             key, date, fields = result['key'], result['date'], result['records']
             if result['digest'] != _digest(key, date, fields):
                 return False
-            self._known[key] = [Record(**one) for one in fields]
+            self._known[key] = [Record(**record) for record in fields]
         except (ValueError, KeyError, TypeError, RecursionError):
             return False
         self._dates[key] = date
@@ -90,7 +90,7 @@ class Store:
         self._known[key] = records
         if self.path is None:
             return
-        date, fields = time.strftime('%Y-%m-%d'), [record._asdict() for record in records]
+        date, fields = time.strftime('%Y-%m-%d'), [vars(record) for record in records]
         line = dict(key=key, date=date, records=fields, digest=_digest(key, date, fields))
         try:
             self._append(json.dumps(line).encode() + b'\n')

@@ -1,6 +1,7 @@
 """What MMEngine wrote while it trained: scores, how far it came, seed and processes."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mambaout_mm.comparison.records import NAN
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError, near_names
 from mambaout_mm.files import read_file
 from mambaout_mm.literal_config import read_config
 
+NAN = math.nan
 # Names in the logs, the chief metric of a task first; mmdet logs fractions, mmseg percent.
 METRICS = {
     'coco/bbox_mAP': ('box AP', 100),

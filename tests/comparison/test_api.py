@@ -11,31 +11,36 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
-from mambaout_mm.comparison import api, compare, erf, growth, sequence, work
+from mambaout_mm.comparison import compare, session
+from mambaout_mm.comparison.api import run_comparison
 from mambaout_mm.comparison.catalogue import (
     WHOLE_MODELS,
-    Entry,
+    Network,
     PlainViT,
     build_backbone,
     entries_of,
 )
-from mambaout_mm.comparison.cost import count_costs, count_heads
+from mambaout_mm.comparison.counting import count_costs, count_heads
+from mambaout_mm.comparison.options import Options
 from mambaout_mm.comparison.records import COLUMNS
+from mambaout_mm.comparison.sections import cost, growth, receptive_field, sequence
 from mambaout_mm.errors import UserError
+from mambaout_mm.measure import growth as measure_growth
+from mambaout_mm.measure.growth import too_late
 
 NAMES = ['MambaOut-Femto', 'TimmPyramid:convnext_atto']
-CONTROL = Entry('ViT', 'Attn', dict(type=PlainViT, model_name='vit_tiny_patch16_224'))
+CONTROL = Network('ViT', 'Attn', dict(type=PlainViT, model_name='vit_tiny_patch16_224'))
 SIZES = [(side, side) for side in (32, 64, 96, 128)]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Small maps, small whole models, a small control, few rounds."""
-    monkeypatch.setattr(work, 'CONTROL', CONTROL)
-    monkeypatch.setattr(work, 'count_costs', partial(count_costs, sizes=((64, 64),)))
-    monkeypatch.setattr(work, 'ERF_SIDE', 64)
-    monkeypatch.setattr(work, 'ERF_IMAGES', 1)
-    monkeypatch.setattr(growth, 'ROUNDS', 3)
+    monkeypatch.setattr(session, 'CONTROL', CONTROL)
+    monkeypatch.setattr(cost, 'count_costs', partial(count_costs, sizes=((64, 64),)))
+    monkeypatch.setattr(receptive_field, 'SIDE', 64)
+    monkeypatch.setattr(receptive_field, 'IMAGES', 1)
+    monkeypatch.setattr(measure_growth, 'ROUNDS', 3)
     for name, (path, _) in list(WHOLE_MODELS.items()):
         monkeypatch.setitem(WHOLE_MODELS, name, (path, (64, 64)))
     count_heads.cache_clear()
@@ -43,16 +48,20 @@ def small(monkeypatch):
     count_heads.cache_clear()
 
 
+def run(names, started=None, device='cpu', **options):
+    return run_comparison(Options(names, device=device, **options), started=started)
+
+
 def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
     arguments = dict(sizes=SIZES, device='cpu', out=tmp_path, only=['sequence', 'erf', 'growth'])
-    at_size = work.growth_records
+    measure_size = growth.measure_size
 
     def interrupted(series, size, *rest):
         if size == (96, 96):
             raise KeyboardInterrupt
-        return at_size(series, size, *rest)
+        return measure_size(series, size, *rest)
 
-    monkeypatch.setattr(work, 'growth_records', interrupted)
+    monkeypatch.setattr(growth, 'measure_size', interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare(NAMES, **arguments)
     done = len((tmp_path / 'results.jsonl').read_text().splitlines())
@@ -60,23 +69,24 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
 
     def noted(series, size, *rest):
         sizes.append(size)
-        return at_size(series, size, *rest)
+        return measure_size(series, size, *rest)
 
-    monkeypatch.setattr(work, 'growth_records', noted)
-    found = api.run_comparison(NAMES, **arguments)
+    monkeypatch.setattr(growth, 'measure_size', noted)
+    found = run(NAMES, **arguments)
     assert sizes == [(96, 96), (128, 128)]
     assert found.reused == done == 2
-    monkeypatch.setattr(work, 'erf_maps', None)  # not called again
-    found = api.run_comparison(NAMES, **arguments)
+    monkeypatch.setattr(receptive_field, 'erf_maps', None)  # not called again
+    found = run(NAMES, **arguments)
     assert found.reused == 4 + 3 + 3
-    assert {erf.backbone for erf in found.erf} == {*NAMES, 'ViT'}
+    maps = found.extras['receptive field']
+    assert {erf.backbone for erf in maps} == {*NAMES, 'ViT'}
     fits = found.frame[found.frame['quantity'] == 'exponent of time']
     assert fits['value'].notna().all()
 
 
 def test_other_sizes_dtypes_or_backbones_are_measured_anew(tmp_path):
     def reused(names, sizes, dtype='fp32'):
-        return api.run_comparison(names, 'cpu', dtype, sizes, only=['growth'], out=tmp_path).reused
+        return run(names, dtype=dtype, sizes=sizes, only=['growth'], out=tmp_path).reused
 
     assert reused(NAMES[:1], SIZES[:1]) == 0
     assert reused(NAMES[:1], SIZES[:1]) == 1
@@ -92,19 +102,19 @@ def test_maps_are_those_of_the_weights_in_question(tmp_path):
     for number, weights in enumerate(({}, {entry.name: str(file)}, {}, {entry.name: str(file)})):
         if number == 1:
             torch.save(build_backbone(entry).state_dict(), file)
-        found = api.run_comparison(NAMES[:1], checkpoints=weights, **arguments)
+        found = run(NAMES[:1], checkpoints=weights, **arguments)
         assert found.reused == (0, 1, 2, 2)[number]
-        shown = {erf.backbone: erf.weights for erf in found.erf}
+        shown = {erf.backbone: erf.weights for erf in found.extras['receptive field']}
         assert shown[entry.name] == (str(file) if weights else 'random')
     torch.save(build_backbone(entry).double().state_dict(), file)
-    assert api.run_comparison(NAMES[:1], checkpoints=weights, **arguments).reused == 1
+    assert run(NAMES[:1], checkpoints=weights, **arguments).reused == 1
 
 
 def test_what_time_did_not_allow_is_measured_when_it_does(tmp_path):
     arguments = dict(device='cpu', out=tmp_path, only=['growth'], sizes=SIZES)
     first = compare(NAMES, budget=0.001, **arguments)
     notes = set(first[first['value'].isna() & (first['size'] != '')]['note'])
-    assert notes == {growth.TIME_LIMIT}
+    assert notes == {too_late()}
     assert compare(NAMES, **arguments)['value'].notna().all()
 
 
@@ -123,9 +133,9 @@ def test_the_curves_come_first_and_the_rest_while_there_is_time(tmp_path, monkey
         return slow
 
     monkeypatch.setattr(time, 'perf_counter', lambda: real() + moved)
-    monkeypatch.setattr(work, 'check_parity', slowly(growth.check_parity, 20))
-    monkeypatch.setattr(work, 'sequence_records', slowly(sequence.sequence_records, 60))
-    monkeypatch.setattr(work, 'erf_maps', slowly(erf.erf_maps, 80))
+    monkeypatch.setattr(growth, 'check_parity', slowly(growth.check_parity, 20))
+    monkeypatch.setattr(sequence, 'sequence_records', slowly(sequence.sequence_records, 60))
+    monkeypatch.setattr(receptive_field, 'erf_maps', slowly(receptive_field.erf_maps, 80))
     start = time.perf_counter()
     frame = compare(NAMES, device='cpu', sizes=SIZES, budget=400, out=tmp_path)
     assert time.perf_counter() - start < 400
@@ -134,29 +144,32 @@ def test_the_curves_come_first_and_the_rest_while_there_is_time(tmp_path, monkey
     assert frame[frame['section'] == 'growth']['value'].notna().all()
     late = frame[frame['section'] == 'receptive field']
     late = late[late['quantity'] == 'all'].set_index('backbone')['note']
-    assert late.to_dict() == dict.fromkeys([NAMES[1], 'ViT'], growth.TIME_LIMIT)
+    assert late.to_dict() == dict.fromkeys([NAMES[1], 'ViT'], too_late())
     # With more time, only what was left out
     began.clear()
     frame = compare(NAMES, device='cpu', sizes=SIZES, budget=3000, out=tmp_path)
     assert began == ['check_parity'] * 3 + ['erf_maps'] * 2
-    assert not (frame['note'] == growth.TIME_LIMIT).any()
+    assert not (frame['note'] == too_late()).any()
 
 
 def test_a_budget_that_is_over_before_the_curves(monkeypatch):
     """As where importing took all of it."""
-    frame = api.run_comparison(
-        NAMES, 'cpu', sizes=SIZES, only=['cost', 'growth', 'sequence'], budget=10,
+    frame = run(
+        NAMES,
         started=time.perf_counter() - 60,
-    ).frame  # fmt: skip
+        sizes=SIZES,
+        only=['cost', 'growth', 'sequence'],
+        budget=10,
+    ).frame
     recorded = (frame['section'] == 'cost') & (frame['backbone'] == NAMES[0])
     assert frame[recorded]['value'].notna().all()
     assert frame[~recorded]['value'].isna().all()
-    assert set(frame[~recorded]['note']) == set(work.LATE.values())
+    assert set(frame[~recorded]['note']) == {too_late('measured'), too_late('computed')}
 
 
 def test_a_check_counts_all_costs_whatever_the_time():
-    frame = api.run_comparison(
-        NAMES, 'cpu', only=['cost'], budget=1, started=time.perf_counter() - 60, count_anew=True
+    frame = run(
+        NAMES, started=time.perf_counter() - 60, only=['cost'], budget=1, count_anew=True
     ).frame
     assert frame[frame['backbone'].isin(NAMES)]['value'].notna().all()
 
@@ -328,11 +341,13 @@ def test_maps_that_were_damaged_are_made_anew(how, tmp_path, monkeypatch):
     values = np.random.default_rng(0).random((64, 64), np.float32)
 
     def erf_maps(entry, *rest):
-        return [erf.ErfMap(entry.name, stage, '64x64', 'random', values) for stage in (1, 2)]
+        return [
+            receptive_field.ErfMap(entry.name, stage, '64x64', 'random', values) for stage in (1, 2)
+        ]
 
-    monkeypatch.setattr(work, 'erf_maps', erf_maps)
+    monkeypatch.setattr(receptive_field, 'erf_maps', erf_maps)
     arguments = dict(device='cpu', out=tmp_path, only=['erf'])
-    expected = api.run_comparison(NAMES[:1], **arguments)
+    expected = run(NAMES[:1], **arguments)
     (path,) = (tmp_path / 'erf').glob('MambaOut-Femto-*.npz')
     whole = path.read_bytes()
     with np.load(path) as file:
@@ -352,8 +367,9 @@ def test_maps_that_were_damaged_are_made_anew(how, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(frame, expected.frame)
     with np.load(path) as file:
         assert all(np.array_equal(file[name], array) for name, array in content.items())
-    again = api.run_comparison(NAMES[:1], **arguments)
-    assert (again.reused, again.remade, len(again.erf)) == (2, [], 4)
+    again = run(NAMES[:1], **arguments)
+    assert (again.reused, again.remade) == (2, [])
+    assert len(again.extras['receptive field']) == 4
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from mambaout_mm.comparison.catalogue import (
     CONTROL,
     ENTRIES,
     PRESETS,
-    Entry,
+    Network,
     build_backbone,
     entries_of,
     maps_of,
     stages_of,
     whole_config,
 )
-from mambaout_mm.comparison.published import published_results
+from mambaout_mm.comparison.published_results import published_results
 from mambaout_mm.errors import UserError
 
 
@@ -107,7 +107,7 @@ def test_a_variant_that_does_not_exist_is_refused_when_built():
 
 
 def test_building_twice_gives_the_same_weights_and_no_drop_path():
-    entry = Entry('a', '', dict(type='mambaout_mm.MambaOut', arch='femto', drop_path_rate=0.5))
+    entry = Network('a', '', dict(type='mambaout_mm.MambaOut', arch='femto', drop_path_rate=0.5))
     one, two = build_backbone(entry), build_backbone(entry)
     image = torch.rand(1, 3, 32, 32)
     for a, b in zip(one.train()(image), two.eval()(image), strict=True):

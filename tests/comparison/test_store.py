@@ -10,7 +10,15 @@ from mambaout_mm.comparison.records import Record
 from mambaout_mm.comparison.store import Store
 from mambaout_mm.errors import UserError
 
-RECORD = Record('cost', 'a', 'params', math.nan, 'M', 'computed', note='"why", <b>')
+RECORD = Record(
+    section='cost',
+    backbone='a',
+    quantity='params',
+    value=math.nan,
+    unit='M',
+    origin='computed',
+    note='"why", <b>',
+)
 
 
 def test_what_was_put_is_there_again(tmp_path):
