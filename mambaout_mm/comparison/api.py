@@ -121,7 +121,7 @@ def start_session(
         machine=machine(options.device) | dict(timm=version('timm'), mambaout_mm=__version__),
         code=code_digest(),
         deadline=started + seconds,
-        growth_deadline=started + seconds - reserved,
+        early_deadline=started + seconds - reserved,
     )
 
 

@@ -29,7 +29,8 @@ class Session:
         code (str): A digest of this package and the versions of others: results of another code
             are not taken up.
         deadline (float): When everything has to end, by ``time.perf_counter``.
-        growth_deadline (float): When the growth curves have to end.
+        early_deadline (float): When the growth curves, which come first, have to end: what is
+            reserved for other sections is left then.
         extras (dict[str, list]): What a section found beside its records, by the section's name.
     """
 
@@ -39,7 +40,7 @@ class Session:
     machine: dict[str, Any]
     code: str
     deadline: float
-    growth_deadline: float
+    early_deadline: float
     extras: dict[str, list[Any]] = field(default_factory=dict)
     _longest: dict[str, float] = field(default_factory=dict)  # seconds of a backbone, by section
 

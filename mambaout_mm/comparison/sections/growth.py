@@ -135,7 +135,7 @@ def _checked_networks(session: Session) -> Iterator[tuple[Network, nn.Module, st
     for number, entry in enumerate(session.entries):
         session.progress(f'growth: checking {entry.name}', number / len(session.entries))
         model, wrong = nn.Identity(), ''
-        if time.perf_counter() > session.growth_deadline:
+        if time.perf_counter() > session.early_deadline:
             yield entry, model, too_late()
             continue
         try:
@@ -163,7 +163,7 @@ def _records_at_size(
         for series in all_series:
             take_up(series, records)
         return records
-    seconds_left = session.growth_deadline - time.perf_counter()
+    seconds_left = session.early_deadline - time.perf_counter()
     points = measure_size(all_series, size, conditions, seconds_left)
     records = list(growth_records(session.entries, all_series, points, size, conditions))
     # What is missing may be had with more time, or memory that others use now.
