@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mambaout_mm.measure.failure import reason_of
+from mambaout_mm.measure.growth import too_late
 
 from .catalogue import CONTROL, Network
 from .options import Options
@@ -98,11 +99,6 @@ class Session:
                 self._longest[section] = max(longest, time.perf_counter() - start)
             records += found
         return records
-
-
-def too_late(origin: str) -> str:
-    """The note of what was not 'computed' or 'measured' because the time was over."""
-    return f'not {origin}: the time budget would have been passed'
 
 
 def missing(section: str, entry: Network, origin: str, why: str) -> Record:

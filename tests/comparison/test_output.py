@@ -1,12 +1,14 @@
-"""What a comparison writes in Markdown."""
+"""What a comparison writes: Markdown and files."""
 
 import math
 
 import pytest
 
-from mambaout_mm.comparison.output import markdown_page
+from mambaout_mm.comparison.output import markdown_page, write_files
+from mambaout_mm.comparison.published_results import published_results
 from mambaout_mm.comparison.records import Record, to_frame
 from mambaout_mm.comparison.result import Comparison
+from mambaout_mm.comparison.sections.published import published_records
 
 EVIL = 'a|b <script>alert(1)</script>\r\n`c` \\| [x](http://x) ![i](http://i) &lt;'
 
@@ -30,3 +32,11 @@ def test_texts_of_others_stay_within_their_cells(column):
     assert 'a\\|b &lt;script&gt;alert(1)&lt;/script&gt;<br>\\`c\\` \\\\\\|' in shown
     assert '<script' not in shown and '](' not in shown.replace('\\](', '')
     assert '&amp;lt;' in shown
+
+
+def test_only_what_is_there_is_drawn(tmp_path):
+    frame = to_frame(published_records(published_results(), {}))
+    files, failures = write_files(Comparison(frame, [], {}), tmp_path)
+    names = ['table.csv', 'table.md', 'report.html', 'published.png', 'gap.png']
+    assert ([path.name for path in files], failures) == (names, [])
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
