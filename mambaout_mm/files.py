@@ -115,7 +115,7 @@ def noted(failures: list[str]) -> Iterator[None]:
 
 
 def check_folder(folder: str | Path, what: str) -> Path:
-    """See that files can be written to a folder, before hours are spent on what goes there.
+    """Check that files can be written to a folder, before hours are spent on what goes there.
 
     Args:
         folder (str | Path): Made if it is not there.

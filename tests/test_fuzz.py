@@ -26,7 +26,7 @@ from mambaout_mm.runs.reading import read_run
 from mambaout_mm.training.checks import (
     check_data,
     check_num_classes,
-    config_blamed,
+    errors_are_config_errors,
     load_config,
 )
 from mambaout_mm.training.data_checks import check_contents
@@ -109,7 +109,7 @@ def test_configs_with_an_odd_value(path, demo_config):
         except Exception:  # MMEngine's own reading of a dict, which a file never reaches
             continue
         try:
-            with config_blamed():
+            with errors_are_config_errors():
                 check_values(cfg, 'training')
                 check_parts(cfg)
                 check_data(cfg, ('train', 'val'))

@@ -37,7 +37,7 @@ def complete(
 
     Raises:
         ValueError: If a key is unknown, ``depths`` or the width is missing, or one of them or
-            ``d_state`` is not of its kind.
+            ``d_state`` has the wrong type.
     """
     known = ['depths', width, *defaults]
     for key in arch:

@@ -110,7 +110,8 @@ class PyramidBackbone(PublishedWeights):
 
     # Networks of this family that tables name, in the tables' order.
     networks: tuple[Network, ...] = ()
-    # The paper behind the networks, by the family's name in the model index.
+    # The paper of each family among the networks, by the family's name in the model index. The
+    # names of its networks begin with the first word of that name.
     papers: dict[str, Paper] = {}
     # How the authors' recipes differ from the recipe here. The first key is the name of a published
     # row, or the beginning of the name; the second is the task ('detection', 'segmentation',
@@ -257,7 +258,7 @@ class PyramidBackbone(PublishedWeights):
         return layer_wise_depth(self.depths, stage, block or 0), num_layers
 
     def is_unbuilt(self, name: str) -> bool:
-        """Whether a parameter belongs to a stage that this model does without.
+        """Whether a parameter belongs to a stage that this model does not build.
 
         Each stage of a family is a numbered child: stages.3.0.fc1, downsample_layers.3.conv,
         layers.3.
@@ -338,7 +339,7 @@ def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[f
 
 
 def check_drop_path_rate(drop_path_rate: float) -> None:
-    """See that a rate of stochastic depth is in range.
+    """Check that a rate of stochastic depth is in range.
 
     Raises:
         ValueError: If the rate is no number from 0 to below 1.

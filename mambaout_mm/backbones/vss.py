@@ -1,4 +1,4 @@
-"""What VMamba and the families whose code began as its share: SS2D, blocks, stages, key map.
+"""Code shared by VMamba and the families forked from it: SS2D, blocks, stages, key map.
 
 Sources: MzeroMiko/VMamba ``classification/models/vmamba.py`` at 2ed52ea; LocalVMamba
 (hunto/LocalMamba at 75e5d1f) and EfficientVMamba (TerryPei/EfficientVMamba at 0bc5ee2) kept its
@@ -261,7 +261,7 @@ class VSSPyramid(PyramidBackbone):
         return official
 
     def check_family(self, names: Mapping[str, Tensor], keys: int, first: list[str]) -> None:
-        """See that names are of this family, and not of another whose code began as VMamba's.
+        """Check that names are of this family, and not of another whose code began as VMamba's.
 
         Args:
             names (Mapping[str, Tensor]): Under their official names.

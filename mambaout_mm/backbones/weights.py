@@ -33,7 +33,7 @@ class PublishedWeights(BaseModule):
     # that nobody can have the reason.
     weights: dict[str, str] = {}
     unpublished_weights: dict[str, str] = {}
-    # First parts of parameter names that a classification file cannot have.
+    # Modules that classification files lack; they keep their initial values.
     fresh_parts = re.compile(r'norm[0-3]')
 
     depths: tuple[int, ...]
@@ -60,7 +60,7 @@ class PublishedWeights(BaseModule):
         return True
 
     def is_unbuilt(self, name: str) -> bool:
-        """Whether a parameter belongs to a part of the network that this model does without."""
+        """Whether a parameter belongs to a part of the network that this model does not build."""
         return False
 
     def rename_published(self, state_dict: dict[str, Tensor], prefix: str = '') -> None:

@@ -1,4 +1,4 @@
-"""Has MMEngine read checkpoints as this package does: as data, with a sentence for what it is not.
+"""Makes MMEngine read checkpoints as data only; anything else in them is refused with a sentence.
 
 MMEngine's own loader runs whatever a checkpoint holds. The maintained fork first tries
 ``weights_only=True``, with an allow-list that contains ``getattr`` itself, and then loads again
@@ -22,12 +22,15 @@ FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # read by torch.load at each call, here
 
 
 def load_from_data_only(filename: str, map_location: Any = None) -> Mapping[str, Any]:
-    """In place of MMEngine's loaders of paths and URLs, which it names by `__name__[10:]`."""
+    """Read a checkpoint in place of MMEngine's loaders of paths and URLs.
+
+    MMEngine logs ``__name__[10:]`` of a loader, so the name has to begin with ``load_from_``.
+    """
     content = read_checkpoint(filename)  # on the CPU, from where it is copied into the model
     meta = content.get('meta')
     if not isinstance(meta, dict) or 'config' not in meta:
         return content
-    # Of checkpoints from before MMEngine, whose Runner executes it to look for `gpu_ids`
+    # Checkpoints older than MMEngine hold a config. The Runner would execute it to read `gpu_ids`.
     return {**content, 'meta': {key: value for key, value in meta.items() if key != 'config'}}
 
 

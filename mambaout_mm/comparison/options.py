@@ -98,7 +98,7 @@ class Options:
 
 
 def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """See that each of some names is known.
+    """Check that each of some names is known.
 
     Args:
         what (str): What the message calls such a name, as in 'dtype'.

@@ -1,4 +1,4 @@
-"""What the authors print: 209 rows from the papers and READMEs, each with its source.
+"""What the authors print: rows from papers and READMEs, each with its source.
 
 ``published.csv`` keeps numbers of the same network from different sources apart, and so does
 everything made of it.

@@ -182,7 +182,7 @@ class LabelRules:
 
 
 def check_shape(labels: np.ndarray, size: tuple[int, int] | None, path: Path | str) -> None:
-    """See that a label map is of one channel and of its image's size.
+    """Check that a label map is of one channel and of its image's size.
 
     Args:
         labels (np.ndarray): The label map.

@@ -1,4 +1,4 @@
-"""A measurement that failed."""
+"""Why a measurement failed."""
 
 import torch
 

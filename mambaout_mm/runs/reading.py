@@ -214,7 +214,7 @@ def _join(training: list[_Start]) -> tuple[dict[int, dict[str, float]], int]:
             else:
                 at = record['step'] if start.validations_count_alike else reached
                 validations[at] = _scores(record)
-    # An epoch with a line in the log may have gone on.
+    # The last epoch in the log may be unfinished.
     return validations, reached - 1 if training[-1].by_epoch else reached
 
 
@@ -246,7 +246,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_record(record: dict) -> None:
-    """See that a line of the log has numbers where they are expected."""
+    """Check that a line of the log has numbers where they are expected."""
     for name in ('step', 'epoch', 'iter'):
         count = record[name] if name == 'step' else record.get(name, 0)
         if type(count) is not int or not 0 <= count <= LARGEST_COUNT:
@@ -258,7 +258,7 @@ def _check_record(record: dict) -> None:
 
 
 def _check_types(cfg: Config, path: Path) -> None:
-    """See that a config has dicts and numbers where MMEngine's training does."""
+    """Check that a config has dicts and numbers where MMEngine's training does."""
     for place, (types, what) in CONFIG_TYPES.items():
         node: Any = cfg
         for key in place.split('.'):

@@ -158,7 +158,7 @@ def _without(node: Any, keys: set[str]) -> Any:
 def _differing(trees: list) -> Iterator[tuple[str, list]]:
     """Where trees differ: dotted path, and the node of each tree there; None where it is missing.
 
-    What builds something else, or nothing, is a difference as a whole: nothing below it is told.
+    If types differ, or a part is missing in a run, only that is told, not the keys inside of it.
     """
     flat = [dict(_flat(tree)) for tree in trees]
     whole: list[str] = []

@@ -178,7 +178,7 @@ def optimizer_step(model: nn.Module, cfg: Config | None = None) -> Callable[[], 
 
 
 def captured(infer: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
-    """The same from a CUDA graph."""
+    """Record a call into a CUDA graph; what is returned replays the graph."""
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         for _ in range(3):

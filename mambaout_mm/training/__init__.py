@@ -2,13 +2,13 @@
 
 from .checkpoint_files import KeepingCheckpointHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .loops import TakenUpEpochLoop
+from .loops import ResumableEpochLoop
 from .seeding import SeedAugmentation, SeededSampler
 
 __all__ = [
     'KeepingCheckpointHook',
     'LayerDecayOptimWrapperConstructor',
+    'ResumableEpochLoop',
     'SeedAugmentation',
     'SeededSampler',
-    'TakenUpEpochLoop',
 ]

@@ -59,8 +59,10 @@ def load_config(path: str) -> Config:
 
 
 @contextmanager
-def config_blamed() -> Iterator[None]:
-    """Take whatever is raised within for a mistake in the config, which may hold anything anywhere.
+def errors_are_config_errors() -> Iterator[None]:
+    """Report any exception that is raised inside as a mistake in the config.
+
+    A config may hold anything anywhere.
 
     Raises:
         UserError: As it is, or in place of another error.
@@ -79,7 +81,7 @@ def config_blamed() -> Iterator[None]:
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """See that the annotation files and image folders of a config are there and fit it.
+    """Check that the annotation files and image folders of a config are there and fit it.
 
     Args:
         cfg (Config): The whole config.
@@ -142,7 +144,7 @@ def _datasets(node: Any) -> list[dict]:
 
 
 def check_classes(dataset: dict, always: bool = False) -> None:
-    """See that a COCO annotation file has the classes of its data set's config.
+    """Check that a COCO annotation file has the classes of its data set's config.
 
     mmdet drops every annotation of a class that it does not know and then stops with "need at
     least one array to concatenate"; classes in another order get each other's names.
@@ -200,7 +202,7 @@ def _some(names: list[str]) -> str:
 
 
 def check_num_classes(cfg: Config) -> None:
-    """See that heads predict as many classes as the data set's config names.
+    """Check that heads predict as many classes as the data set's config names.
 
     Only the heads of this project's kinds of models are looked at: a panoptic model's semantic
     head, for one, has its own number.
@@ -227,7 +229,7 @@ def check_num_classes(cfg: Config) -> None:
 
 
 def check_amp() -> None:
-    """See that the device can train in mixed precision.
+    """Check that the device can train in mixed precision.
 
     Raises:
         UserError: On a CPU, and on Apple's GPUs, for which MMEngine has no mixed precision.
@@ -248,7 +250,7 @@ def bare_model(model: nn.Module) -> nn.Module:
 
 
 def check_fits(model: nn.Module, checkpoint: str) -> dict[str, Any]:
-    """See that a checkpoint holds exactly this model, as for testing and resuming.
+    """Check that a checkpoint holds exactly this model, as for testing and resuming.
 
     MMEngine's loader logs what does not fit and goes on with random weights in its place.
 
@@ -277,7 +279,7 @@ def check_fits(model: nn.Module, checkpoint: str) -> dict[str, Any]:
 
 
 def check_resumable(checkpoint: str) -> dict[str, Any]:
-    """See that a checkpoint says where its training was.
+    """Check that a checkpoint says where its training was.
 
     Args:
         checkpoint (str): Path or URL.
@@ -313,7 +315,7 @@ def _is_count(value: Any) -> bool:
 
 
 def check_backbone_fits(model: nn.Module, checkpoint: str) -> None:
-    """See that fine-tuning (``load_from``) finds this model's backbone; heads may differ.
+    """Check that fine-tuning (``load_from``) finds this model's backbone; heads may differ.
 
     Args:
         model (nn.Module): A detector or segmentor.

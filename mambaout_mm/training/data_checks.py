@@ -340,7 +340,7 @@ def _check_segmentation(dataset: dict, sample: int | None, found: Findings) -> N
 
 
 def _existing(paths: Iterable[Path], whose: str, found: Findings) -> set[Path]:
-    """Those of the files that are there, by listing each folder once."""
+    """The files that exist. Each folder is listed once."""
     names: dict[Path, set[str]] = {}
     there, missing = set(), []
     for path in paths:

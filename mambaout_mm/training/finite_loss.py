@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from mambaout_mm.errors import UserError
 
-IN_A_ROW = 3  # looks at which the loss is no number; once may be a batch that is odd
+IN_A_ROW = 3  # checks in a row with a loss that is no number; a single one may be an odd batch
 
 
 @HOOKS.register_module()

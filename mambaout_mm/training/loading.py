@@ -122,7 +122,7 @@ class NamingRunner(Runner):
 
 
 def _misfits(wrapper: Any) -> str:
-    """The first state of an optimizer that has not its parameter's shape: it would be read beyond.
+    """The first optimizer state whose shape is not its parameter's; it would be read past its end.
 
     A wrapper of several optimizers is not looked into.
     """

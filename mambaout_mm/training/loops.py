@@ -8,7 +8,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 
 
-class _Rest:
+class _RemainingBatches:
     """A batch sampler whose first pass leaves out the batches that are trained already."""
 
     def __init__(self, batches: Any, done: int) -> None:
@@ -26,8 +26,9 @@ class _Rest:
         return getattr(self._batches, name)
 
 
-@LOOPS.register_module()
-class TakenUpEpochLoop(EpochBasedTrainLoop):
+# Configs in older work dirs have the second name.
+@LOOPS.register_module(name=['ResumableEpochLoop', 'TakenUpEpochLoop'])
+class ResumableEpochLoop(EpochBasedTrainLoop):
     """MMEngine's loop over epochs, which goes on inside of an epoch.
 
     MMEngine's begins the epoch of a checkpoint anew, with its iterations counted on. Takes the same
@@ -39,7 +40,9 @@ class TakenUpEpochLoop(EpochBasedTrainLoop):
         done = self._iter - self._epoch * len(self.dataloader)
         if 0 < done <= len(self.dataloader):
             # A DataLoader refuses to have its batches set, but takes them anew for each epoch.
-            vars(self.dataloader)['batch_sampler'] = _Rest(self.dataloader.batch_sampler, done)
+            vars(self.dataloader)['batch_sampler'] = _RemainingBatches(
+                self.dataloader.batch_sampler, done
+            )
         else:
             done = 0
         self.runner.call_hook('before_train_epoch')

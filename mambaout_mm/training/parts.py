@@ -13,7 +13,7 @@ from mambaout_mm.errors import UserError
 
 
 def check_parts(cfg: Config) -> None:
-    """See that each part of a model expects the maps that the part before it gives.
+    """Check that each part of a model expects the maps that the part before it gives.
 
     Only what says so in its config is looked at: ``in_channels`` of the neck and of the heads,
     ``in_index``, ``num_outs`` beside the strides of anchors and of RoI extractors. Channels are

@@ -30,7 +30,7 @@ from mambaout_mm.errors import UserError
 from mambaout_mm.files import whole_file
 from mambaout_mm.trust import is_trusted
 
-LONGEST_SIDE = 1_000_000  # of a mask: its pixels are counted in 64 bits
+LONGEST_SIDE = 1_000_000  # of a mask's side, so that height times width fits in 64 bits
 INTEGER, NUMBER, TEXT, BYTES = ('i', 'integers'), ('f', 'numbers'), ('U', 'texts'), ('u', 'bytes')
 
 
@@ -208,7 +208,7 @@ def _read_detections(arrays: Any) -> list[dict]:
 
 
 def _check_run_lengths(counts: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
-    """See that run lengths fill their masks: pycocotools would read past the end of others.
+    """Check that run lengths fill their masks: pycocotools would read past the end of others.
 
     A number is written as digits of five bits, the lowest first, in characters from '0' (48) on;
     bit 32 says that another digit follows, bit 16 of the last one that the number is negative. From

@@ -65,7 +65,7 @@ def train(
     if resume == '':
         raise UserError('--resume names no checkpoint; leave the empty name out for the latest one')
     cfg = checks.load_config(config)
-    with checks.config_blamed():
+    with checks.errors_are_config_errors():
         if demo:
             try:
                 apply_demo(cfg, Path('work_dirs') / 'demo_data')
@@ -117,11 +117,11 @@ def train(
                 )
                 leave_process_group()
                 return
-        with checks.config_blamed():
+        with checks.errors_are_config_errors():
             checks.check_data(cfg, ('train', 'val'))
             checks.check_num_classes(cfg)
         check_contents(cfg, ('train', 'val'))
-        with checks.config_blamed():
+        with checks.errors_are_config_errors():
             seed_by_place(cfg)
         runner = watched.runner = build_runner(cfg)
         if cfg.get('load_from') and cfg.get('resume'):
@@ -178,7 +178,7 @@ def test(
         UserError: For anything that the user can put right; the message says how.
     """
     cfg = checks.load_config(config)
-    with checks.config_blamed():
+    with checks.errors_are_config_errors():
         merge_options(cfg, cfg_options or {})
         cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
         check_values(cfg, 'testing')
@@ -218,7 +218,7 @@ def test(
         checkpoints_are_data(),
         explained(cfg, training=False, options=cfg_options),
     ):
-        with checks.config_blamed():
+        with checks.errors_are_config_errors():
             checks.check_data(cfg, ('test',))
         check_contents(cfg, ('test',))
         runner = build_runner(cfg)
@@ -256,7 +256,7 @@ def _take_our_parts(cfg: Config) -> None:
     by_epoch = plan.get('max_epochs') is not None
     if plan.get('type', 'EpochBasedTrainLoop') == 'EpochBasedTrainLoop' and by_epoch:
         plan.pop('by_epoch', None)
-        plan['type'] = 'TakenUpEpochLoop'
+        plan['type'] = 'ResumableEpochLoop'
 
 
 def _apply_tta(cfg: Config) -> None:

@@ -175,7 +175,7 @@ NUMBERS = (
 
 
 def check_values(cfg: Config, doing: str) -> None:
-    """See that a config has the parts that a run needs, and numbers that can be used.
+    """Check that a config has the parts that a run needs, and numbers that can be used.
 
     Args:
         cfg (Config): The whole config, with its options.
@@ -202,7 +202,7 @@ def check_values(cfg: Config, doing: str) -> None:
 
 
 def check_kinds(cfg: Config) -> None:
-    """See that what is read of a config to check its data has the right types.
+    """Check that what is read of a config to check its data has the right types.
 
     Args:
         cfg (Config): The whole config.

@@ -10,7 +10,17 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
-from mambaout_mm import EfficientVMamba, LocalVim, LocalVMamba, MambaOut, PlainMamba, Vim, VMamba
+from mambaout_mm import (
+    EfficientVMamba,
+    LocalVim,
+    LocalVMamba,
+    MambaOut,
+    PlainMamba,
+    TimmPyramid,
+    Vim,
+    VMamba,
+    registry,
+)
 from mambaout_mm.backbones.plain import PlainBackbone
 
 NUMBERS = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
@@ -45,6 +55,11 @@ def build(request):
     # What gives the blocks' maps as they are: some families have a pyramid behind them.
     build.bare = dict(pyramid=None) if issubclass(cls, PlainBackbone) else {}
     return build
+
+
+def test_every_registered_family_is_held_to_the_contract():
+    """TimmPyramid, which has no arch, in a file of its own."""
+    assert {cls for cls, _ in FAMILIES.values()} == set(registry.FAMILIES) - {TimmPyramid}
 
 
 def test_a_batch_without_images(build):

@@ -11,12 +11,12 @@ from support import ROOT
 LIMITS = 'ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'
 # A package of another name around the folder, so that mambaout_mm itself is not imported.
 CODE = f"""
-import importlib, json, os, sys, types
+import importlib, json, os, pkgutil, sys, types
 package = types.ModuleType('operators')
 package.__path__ = [{str(ROOT / 'mambaout_mm' / 'ops')!r}]
 sys.modules['operators'] = package
-for name in ('gated_cnn', 'selective_scan', 'scan_orders', 'modes'):
-    importlib.import_module('operators.' + name)
+for module in pkgutil.iter_modules(package.__path__):
+    importlib.import_module('operators.' + module.name)
 print(json.dumps([sorted(sys.modules), [os.environ[name] for name in {LIMITS}]]))
 """
 

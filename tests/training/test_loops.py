@@ -52,7 +52,7 @@ def train(folder, data, asked_after=None, resume=False):
         train_dataloader=DataLoader(
             data, sampler=DefaultSampler(data, seed=3), batch_size=2, collate_fn=pseudo_collate
         ),
-        train_cfg=dict(type='TakenUpEpochLoop', max_epochs=2),
+        train_cfg=dict(type='ResumableEpochLoop', max_epochs=2),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
         default_hooks=dict(
             checkpoint=dict(type='KeepingCheckpointHook', interval=1, max_keep_ckpts=1)
