@@ -106,9 +106,8 @@ def told_when_stopped(saver: SaveThenStopHook | None = None) -> Iterator[Watched
             saver.arrived = number
 
     handlers = {signal.SIGTERM: stop}
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # shells start background jobs with SIGINT ignored
+    # Shells start background jobs with SIGINT ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         handlers[signal.SIGINT] = stop
     if saver is not None:
         handlers[saver.signal] = save_then_stop
