@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 # A worker for each of two cores, more threads would wait for each other; a file to one worker, since
 # its tests share what they make.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Parameters and MACs of every backbone, counted anew at full size, against the published and the
 # recorded ones: six minutes.

@@ -66,7 +66,7 @@ setup(
             'onnxscript',
             'playwright',
             'pytest',
-            'pytest-xdist',
+            'pytest-xdist>=3.7',  # --no-loadscope-reorder
             'ruff',
             'setuptools',
             'wheel',

@@ -3,6 +3,7 @@
 import resource
 import runpy
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -13,6 +14,12 @@ from support import ROOT
 import mambaout_mm  # noqa: F401  registers the backbones, offers mmcv's operators
 from mambaout_mm.demo.settings import SIZE
 from mambaout_mm.demo.shapes import write_shapes
+
+
+def pytest_collection_modifyitems(items):
+    """Files with most slow tests first, so that no worker is left alone with one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker('slow'))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)

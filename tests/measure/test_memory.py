@@ -117,11 +117,10 @@ def test_peak_is_what_the_process_allocates(name):
     train()  # makes what later calls find
     model.zero_grad(set_to_none=True)
     counted = memory.peak_increase(train, 'cpu')
-    sampled = []
-    for _ in range(3):  # on a busy machine a sample may come too late to see the peak
-        model.zero_grad(set_to_none=True)
-        sampled.append(allocated_peak(train))
-    assert counted == pytest.approx(max(sampled), rel=0.03)
+    model.zero_grad(set_to_none=True)
+    allocated = allocated_peak(train)
+    assert allocated <= 1.03 * counted
+    assert allocated >= 0.9 * counted  # a sample may come too late for a peak that is short
     model.zero_grad(set_to_none=True)
     kept = memory.bytes_kept(lambda: model(image), model)
     assert kept <= counted
