@@ -79,7 +79,7 @@ def allocated_peak(call):
         nonlocal peak
         while not over.is_set():
             peak = max(peak, in_use())
-            time.sleep(1e-4)
+            time.sleep(0)  # lets the call go on
 
     before = in_use()
     thread = threading.Thread(target=sample)
@@ -117,10 +117,13 @@ def test_peak_is_what_the_process_allocates(name):
     train()  # makes what later calls find
     model.zero_grad(set_to_none=True)
     counted = memory.peak_increase(train, 'cpu')
-    model.zero_grad(set_to_none=True)
-    allocated = allocated_peak(train)
-    assert allocated <= 1.03 * counted
-    assert allocated >= 0.9 * counted  # a sample may come too late for a peak that is short
+    allocated = 0
+    for _ in range(20):  # a sample may come too late to see a peak that is short
+        model.zero_grad(set_to_none=True)
+        allocated = max(allocated, allocated_peak(train))
+        if allocated >= 0.97 * counted:
+            break
+    assert counted == pytest.approx(allocated, rel=0.03)
     model.zero_grad(set_to_none=True)
     kept = memory.bytes_kept(lambda: model(image), model)
     assert kept <= counted

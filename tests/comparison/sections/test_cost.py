@@ -136,7 +136,7 @@ def test_recorded_macs_are_those_that_authors_count(model, name):
     cost = next(cost for cost in recorded_costs()[name] if cost.model == model)  # at 224x224
     counted = AUTHORS_COUNTS[model][name]
     rounded = name.startswith(('MambaOut', 'VMamba')) and model == 'backbone'
-    tolerance = dict(abs=0.051) if rounded else dict(rel=5e-3 if model == 'backbone' else 5e-4)
+    tolerance = dict(abs=0.051) if rounded else dict(rel=3e-3 if model == 'backbone' else 5e-4)
     assert cost.count.macs / 1e9 == pytest.approx(counted, **tolerance)
 
 
