@@ -7,9 +7,6 @@ pytest on the functions ``check_*`` of this file, and this file as a script, onc
 
 import importlib
 import json
-import os
-import re
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -20,9 +17,16 @@ import torch
 
 ROOT = Path(__file__).parents[3]
 NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
-TARGETS = {'sm_80': 80, 'sm_90': 90}
 
 triton = pytest.importorskip('triton', minversion='3.3')
+
+from support_triton import (  # noqa: E402
+    CUOBJDUMP,
+    TARGETS,
+    compile_at_launch,
+    start_processes,
+    usage_of,
+)
 
 
 def load_scan():
@@ -251,71 +255,27 @@ SIZES = [
     ('Vim', (1, 1, 384, 16, 4001), 'length last', torch.bfloat16),
 ]
 KERNELS = ('end_kernel', 'carry_kernel', 'output_kernel', 'gradient_kernel')
-CUOBJDUMP = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
 
 
 def compile_kernels(target, folder):
     """Compile what real sizes launch; print registers, stack and local memory as JSON."""
 
-    class Driver:
-        """Of a device that is not there."""
-
-        get_current_target = staticmethod(
-            lambda: triton.backends.compiler.GPUTarget('cuda', TARGETS[target], 32)
-        )
-        get_current_device = staticmethod(lambda: 0)
-        get_current_stream = staticmethod(lambda device: 0)
-
-    class Compile:
-        """In place of a kernel: a launch compiles."""
-
-        def __init__(self, kernel):
-            self.kernel = kernel
-
-        def __getitem__(self, grid):
-            return lambda *args, **kwargs: compiled.append(
-                self.kernel.warmup(*args, grid=grid, **kwargs)
-            )
-
-    triton.runtime.driver.set_active(Driver())
     kernels, _ = load_scan()
-    for name in KERNELS:
-        setattr(kernels, name, Compile(getattr(kernels, name)))
+    compiled = compile_at_launch(kernels, KERNELS, target)
     table = []
     for model, shape, layout, dtype in SIZES:
-        compiled = []
+        compiled.clear()
         run_kernels(kernels, cast(random_inputs(*shape, layout, 'meta'), dtype))
         for kernel in compiled:
-            cubin = Path(folder, 'kernel.cubin')
-            cubin.write_bytes(kernel.asm['cubin'])
-            command = [str(CUOBJDUMP), '--dump-resource-usage', str(cubin)]
-            usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            numbers = [int(re.search(rf'{key}:(\d+)', usage)[1]) for key in USAGE]
-            table.append([target, model, str(dtype), kernel.metadata.name, *numbers])
+            table.append(
+                [target, model, str(dtype), kernel.metadata.name, *usage_of(kernel, folder)]
+            )
     print(json.dumps(table))
-
-
-USAGE = ('REG', 'STACK', 'LOCAL')
 
 
 @pytest.fixture(scope='module')
 def processes(tmp_path_factory):
-    """Started together, so that the slow ones share the time."""
-    flags = ['-p', 'no:cacheprovider', '--noconftest', '-o', 'python_functions=check_*']
-    commands = {'interpreter': [sys.executable, '-m', 'pytest', *flags, __file__]}
-    if CUOBJDUMP.exists() and CUOBJDUMP.with_name('ptxas').exists():
-        for target in TARGETS:
-            folder = tmp_path_factory.mktemp(target)
-            commands[target] = [sys.executable, __file__, target, str(folder)]
-    started = {}
-    for name, command in commands.items():
-        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-        env.pop('TRITON_INTERPRET', None)
-        if name == 'interpreter':
-            env['TRITON_INTERPRET'] = '1'
-        started[name] = subprocess.Popen(
-            command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+    started = start_processes(__file__, tmp_path_factory.mktemp)
     yield started
     for process in started.values():
         process.kill()
