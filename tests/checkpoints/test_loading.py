@@ -16,7 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MMLogger
 from safetensors.torch import save_file
 
-from mambaout_mm import MambaOut
+from mambaout_mm import MambaOut, checkpoints
 from mambaout_mm.backbones import efficientvmamba, localvim, localvmamba, plainmamba, vim
 from mambaout_mm.checkpoints import CheckpointError, read_checkpoint, source
 from mambaout_mm.checkpoints.catalogue import CATALOGUE, UNPUBLISHED
@@ -445,3 +445,9 @@ def test_half_precision_loads(tmp_path):
     official = {k: x.half() for k, x in official_state().items()}
     torch.save(official, tmp_path / 'w.pth')
     assert_loaded(load(tmp_path / 'w.pth'), {k: x.float() for k, x in official.items()})
+
+
+@pytest.mark.parametrize('name', ['load_backbone_weights', 'check_backbone'])
+def test_functions_that_became_methods_are_named(name):
+    with pytest.raises(AttributeError, match=r'has become a method: backbone\.'):
+        getattr(checkpoints, name)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.model import BaseModel
+from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -12,6 +13,8 @@ from mambaout_mm.training.checkpoint_files import PREEMPTED, newest_whole_checkp
 from mambaout_mm.training.interruption import SaveThenStopHook, Stopped
 
 SAMPLES = 7
+
+from mambaout_mm.training.loops import ResumableEpochLoop
 
 
 class Reads:
@@ -86,3 +89,7 @@ def test_stopped_anywhere_and_resumed_is_the_same_training(tmp_path, asked_after
     assert train(tmp_path / 'stopped', after, resume=True) == weight
     assert before.read + after.read == whole.read
     assert sorted(p.name for p in (tmp_path / 'stopped').glob('*.pth')) == ['epoch_2.pth']
+
+
+def test_the_name_in_configs_of_older_work_dirs_is_known():
+    assert LOOPS.get('TakenUpEpochLoop') is ResumableEpochLoop
