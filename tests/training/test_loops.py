@@ -11,10 +11,9 @@ from torch.utils.data import DataLoader
 
 from mambaout_mm.training.checkpoint_files import PREEMPTED, newest_whole_checkpoint
 from mambaout_mm.training.interruption import SaveThenStopHook, Stopped
+from mambaout_mm.training.loops import ResumableEpochLoop
 
 SAMPLES = 7
-
-from mambaout_mm.training.loops import ResumableEpochLoop
 
 
 class Reads:
