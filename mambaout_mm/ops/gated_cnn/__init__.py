@@ -3,24 +3,28 @@
 Paper: arXiv 2405.07992, algorithm 1. It is one operator because a CPU is fastest when it takes each
 strip of rows through the whole branch, and because the backward pass can recompute what is cheap.
 
-``reference.py``    the definition
-``cpu.py``          CPU: strips of rows, by the passes of ``cpu_gate.py``
-``composed.py``     GPU: matrix products of the libraries around a gate, which is
-``triton_gate.py``  on CUDA: kernels, whose work on tiles is in ``triton_tiles.py``
-``plain_gate.py``   elsewhere: plain operations
+``reference.py``      the definition
+``cpu.py``            CPU: strips of rows through the libraries' matrix products and passes between
+                      them, which are
+``native_passes.py``  C kernels in float32 and bfloat16, where they are installed
+``torch_passes.py``   plain operations elsewhere
+``composed.py``       GPU: matrix products of the libraries around a gate, which is
+``triton_gate.py``    on CUDA: kernels, whose work on tiles is in ``triton_tiles.py``
+``plain_gate.py``     elsewhere: plain operations
 """
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, library
 from torch.compiler import is_compiling
 
+from .. import native
 from ..modes import by_definition, compute_dtype, exporting
 from ..triton_use import runs_triton
-from . import cpu, plain_gate
+from . import native_passes, plain_gate, torch_passes
 from .composed import Composed
+from .cpu import Strips
 from .parameters import Parameters
 from .reference import ACTIVATIONS, gated_cnn_reference
 
@@ -90,10 +94,11 @@ def gated_cnn(
     return y
 
 
-def _branch(device: torch.device, dtype: torch.dtype) -> ModuleType | Composed:
+def _branch(device: torch.device, dtype: torch.dtype) -> Strips | Composed:
     """The implementation for a device and a dtype. No other place decides this."""
     if device.type == 'cpu':
-        return cpu
+        in_c = dtype in native.DTYPES and native.kernels() is not None
+        return Strips(native_passes if in_c else torch_passes)
     if runs_triton(device, dtype, 'gated_cnn', 'its gate in plain PyTorch operations'):
         from . import triton_gate
 
