@@ -90,7 +90,9 @@ def gated_cnn(
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     # Inference outside of graphs goes past the dispatcher, a tenth of a millisecond for each block.
     forward = torch.ops.mambaout_mm.gated_cnn if keep or is_compiling() else _forward
-    y, *_ = forward(*inputs, activation, eps, compute_dtype(x), keep)
+    # Here and not in the operator, so that the backward pass finds them cast.
+    parameters = Parameters(*inputs[1:]).to(compute_dtype(x))
+    y, *_ = forward(x, *parameters, activation, eps, keep)
     return y
 
 
@@ -141,7 +143,6 @@ def _forward(
     fc2_bias: Tensor,
     activation: str,
     eps: float,
-    dtype: torch.dtype,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     parameters = Parameters(
@@ -155,7 +156,8 @@ def _forward(
         fc2_bias,
     )
     with torch.autocast(x.device.type, enabled=False):
-        return _branch(x.device, dtype).forward(x, parameters.to(dtype), activation, eps, keep)
+        branch = _branch(x.device, fc1_weight.dtype)
+        return branch.forward(x, parameters, activation, eps, keep)
 
 
 _forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args=())
@@ -163,8 +165,10 @@ _forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args
 
 @_forward_op.register_fake
 def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *parameters, _, _, dtype, keep = inputs
-    hidden, _, conv_dim = Parameters(*parameters).widths
+    *parameters, _, _, keep = inputs
+    parameters = Parameters(*parameters)
+    hidden, _, conv_dim = parameters.widths
+    dtype = parameters.fc1_weight.dtype
     widths = _branch(x.device, dtype).kept_widths(hidden, conv_dim)
     shapes = [(*x.shape[:-1], width) if keep and width else (0,) for width in widths]
     return tuple(x.new_empty(shape, dtype=dtype) for shape in (x.shape, *shapes))
@@ -199,7 +203,7 @@ def _backward_op(
     )
     with torch.autocast(x.device.type, enabled=False):
         grad_x, grads = _branch(x.device, kept.dtype).backward(
-            grad_y, x, parameters.to(kept.dtype), kept, kept_c, activation, eps
+            grad_y, x, parameters, kept, kept_c, activation, eps
         )
     cast = (grad.to(given.dtype) for grad, given in zip(grads, parameters, strict=True))
     return tuple(grad.contiguous() for grad in (grad_x, *cast))  # as the fake kernel promises
@@ -212,7 +216,7 @@ def _(grad_y: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.activation, ctx.eps, _, _ = inputs
+    *tensors, ctx.activation, ctx.eps, _ = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
@@ -223,7 +227,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None,
     grads = torch.ops.mambaout_mm.gated_cnn_backward(
         grad_y, *ctx.saved_tensors, ctx.activation, ctx.eps
     )
-    return *grads, None, None, None, None
+    return *grads, None, None, None
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)

@@ -332,7 +332,7 @@ def test_gradcheck(branch):
 def test_is_a_well_behaved_operator(keep, branch):
     inputs = random_inputs((2, 3, 2), 4, 13, 4, 3, torch.float32)
     inputs = [tensor.requires_grad_(keep) for tensor in inputs]
-    arguments = (*inputs, 'gelu', EPS, torch.float32, keep)
+    arguments = (*inputs, 'gelu', EPS, keep)
     library.opcheck(torch.ops.mambaout_mm.gated_cnn, arguments)
 
 
