@@ -10,10 +10,8 @@
  * every two rows of the kernel, whose sums stay in registers. Each band has its own sums in memory,
  * so that results do not depend on threads.
  */
-#include <stdlib.h>
-
 #include "../native/parallel.h"
-#include "../native/vector.h"
+#include "bands.h"
 
 struct conv_gradient {
     const void *input; /* (images, height, width, channels) */
@@ -63,39 +61,19 @@ static void single_taps(const vec *input, const vec *grad, vec *sums, long rows,
     }
 }
 
-/* Copies `count` channels of a row of pixels, to whole vectors. */
-INLINE void copy_row(vec *to, const void *from, long at, long width, long channels, long count,
-                     enum dtype dtype) {
-    for (long x = 0; x < width; x++, at += channels)
-        to[x] = count == WIDTH ? load(from, at, dtype) : load_part(from, at, count, dtype);
-}
-
 INLINE void band_of(const struct conv_gradient *a, long index, enum dtype dtype) {
-    long blocks = (a->channels + WIDTH - 1) / WIDTH, bands = (a->height + a->band - 1) / a->band;
-    long block = index % blocks, band = index / blocks % bands, image = index / blocks / bands;
-    long first = block * WIDTH, count = a->channels - first < WIDTH ? a->channels - first : WIDTH;
-    long top = band * a->band, rows = a->height - top < a->band ? a->height - top : a->band;
-    long size = a->size, pad = size / 2, padded = a->width + size - 1;
-
-    size_t input_vectors = (size_t)((rows + size - 1) * padded);
-    size_t vectors = input_vectors + (size_t)(rows * a->width) + (size_t)(size * size);
-    vec *input = aligned_alloc(sizeof(vec), vectors * sizeof(vec));
-    if (!input) abort(); /* as PyTorch ends where memory does; a task cannot raise */
-    vec *grad = input + input_vectors, *sums = grad + rows * a->width;
-    memset(input, 0, input_vectors * sizeof(vec));
-    for (long y = 0; y < rows + size - 1; y++) {
-        long from = top + y - pad;
-        if (from < 0 || from >= a->height) continue;
-        copy_row(input + y * padded + pad, a->input,
-                 ((image * a->height + from) * a->width) * a->channels + first, a->width,
-                 a->channels, count, dtype);
-    }
-    vec bias = {0};
+    struct band band = band_at(index, a->height, a->channels, a->band);
+    long size = a->size, rows = band.rows, bands = (a->height + a->band - 1) / a->band;
+    size_t vectors = padded_vectors(&band, a->width, size);
+    vec *input = vectors_or_abort(vectors + (size_t)(rows * a->width + size * size));
+    vec *grad = input + vectors, *sums = grad + rows * a->width, bias = {0};
+    copy_padded(input, a->input, &band, a->height, a->width, a->channels, size, dtype);
     for (long y = 0; y < rows; y++) {
-        copy_row(grad + y * a->width, a->grad,
-                 ((image * a->height + top + y) * a->width) * a->channels + first, a->width,
-                 a->channels, count, dtype);
-        for (long x = 0; x < a->width; x++) bias += grad[y * a->width + x];
+        vec *row = grad + y * a->width;
+        copy_row(row, a->grad,
+                 ((band.image * a->height + band.top + y) * a->width) * a->channels + band.channel,
+                 a->width, a->channels, band.count, dtype);
+        for (long x = 0; x < a->width; x++) bias += row[x];
     }
     if (size == 7)
         all_taps(input, grad, sums, rows, a->width, 7);
@@ -106,10 +84,11 @@ INLINE void band_of(const struct conv_gradient *a, long index, enum dtype dtype)
     else
         single_taps(input, grad, sums, rows, a->width, size);
 
-    float *to = a->sums + (image * bands + band) * (size * size + 1) * a->channels + first;
+    float *to = a->sums + band.channel +
+                (band.image * bands + band.number) * (size * size + 1) * a->channels;
     for (long tap = 0; tap < size * size; tap++)
-        store_part(to, tap * a->channels, count, sums[tap], FLOAT32);
-    store_part(to, size * size * a->channels, count, bias, FLOAT32);
+        store_part(to, tap * a->channels, band.count, sums[tap], FLOAT32);
+    store_part(to, size * size * a->channels, band.count, bias, FLOAT32);
     free(input);
 }
 
@@ -123,6 +102,5 @@ static void task_of(const void *arguments, long index) {
 
 /* Writes sums. */
 void conv_weight_gradient(const struct conv_gradient *a) {
-    long blocks = (a->channels + WIDTH - 1) / WIDTH, bands = (a->height + a->band - 1) / a->band;
-    run_tasks(task_of, a, a->images * bands * blocks, a->threads);
+    run_tasks(task_of, a, bands_of(a->images, a->height, a->channels, a->band), a->threads);
 }

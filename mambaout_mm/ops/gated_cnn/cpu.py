@@ -1,7 +1,7 @@
 """The branch of a Gated CNN block on a CPU, in strips of rows that stay in the cache.
 
 It computes ``fc2(act(g) * cat(i, conv(c)))`` with ``g, i, c = split(fc1(norm(x)))``; maps are
-(N, H, W, C). Matrix products and convolutions are oneDNN's; what lies between them are the passes
+(N, H, W, C). Matrix products are oneDNN's; what lies between them are the passes
 of ``native_passes.py`` or ``torch_passes.py``.
 
 A CPU pays for a full-size intermediate twice: in bandwidth, and in page faults, because every
@@ -56,7 +56,7 @@ class Strips:
         outer = hidden + inner  # width of [g | i]
         n = self.passes.layer_norm(x, p.norm_weight, p.norm_bias, eps, dtype)
         c = linear(n, p.fc1_weight[outer:], p.fc1_bias[outer:])
-        mixed = convolve(c, p.conv_weight, p.conv_bias)
+        mixed = self.passes.convolve(c, p.conv_weight, p.conv_bias)
         weight, bias = p.fc1_weight[:outer], p.fc1_bias[:outer]
         parts = list(strips(x))
         kept = linear(n, weight, bias) if keep else None
@@ -86,7 +86,7 @@ class Strips:
         p, passes = parameters, self.passes
         outer = gi.shape[-1]  # width of [g | i]
         n = passes.layer_norm(x, p.norm_weight, p.norm_bias, eps, c.dtype)
-        mixed = convolve(c, p.conv_weight, p.conv_bias)
+        mixed = passes.convolve(c, p.conv_weight, p.conv_bias)
         grad_mixed, grad_n = c.new_empty(c.shape), c.new_empty(x.shape)
         parts = list(strips(x))
         sums = None
@@ -107,7 +107,7 @@ class Strips:
             else:
                 grad_n = matmul(grad_gi, p.fc1_weight[:outer])
         grad_weight_gi, grad_bias_gi, *grad_fc2 = sums
-        grad_c = input_gradient(grad_mixed, p.conv_weight)
+        grad_c = passes.input_gradient(grad_mixed, p.conv_weight)
         grad_weight_c, grad_bias_c = matmul_over_pixels(grad_c, n), passes.column_sums(grad_c)
         grad_n += matmul(grad_c, p.fc1_weight[outer:])
         grad_x, *grad_norm = passes.layer_norm_backward(grad_n, x, p.norm_weight, p.norm_bias, eps)
@@ -177,21 +177,6 @@ def _add(sums: Iterable[Tensor], parts: Iterable[Tensor]) -> tuple[Tensor, ...]:
         total.to(torch.promote_types(total.dtype, torch.float32)) + part
         for total, part in zip(sums, parts, strict=True)
     )
-
-
-def convolve(c: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depthwise convolution with zero padding, (N, H, W, Cc) to the same shape."""
-    padding = weight.shape[-1] // 2
-    y = F.conv2d(c.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=weight.shape[0])
-    return y.permute(0, 2, 3, 1)
-
-
-def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of :func:`convolve`'s input: the convolution with the kernel turned by 180 degrees.
-
-    So oneDNN takes its code for a forward pass, which is faster than its code for a backward pass.
-    """
-    return convolve(grad, weight.flip(2, 3), None)
 
 
 @functools.cache

@@ -13,7 +13,9 @@ from .. import native
 
 ACTIVATIONS = {'gelu': 0, 'silu': 1}  # enum activation of gate.c
 TASKS = 32  # about: as many as are shared among threads, whatever their number
-BAND_ROWS = 8  # of the maps that a task of conv_gradient.c copies to the cache
+# Of the maps that a task of convolution.c or conv_gradient.c copies to the cache.
+BAND_ROWS = 8
+BAND_VECTORS = 1 << 13
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
@@ -42,6 +44,15 @@ class _Gate(ctypes.Structure):
     _fields_ = _fields(
         'gi mixed grad y grad_gi grad_mixed sums',
         'pixels hidden inner dtype activation rows threads',
+    )
+
+
+class _Convolution(ctypes.Structure):
+    """``struct convolution`` of convolution.c."""
+
+    _fields_ = _fields(
+        'input weight bias output',
+        'images height width channels size dtype band turned threads',
     )
 
 
@@ -124,6 +135,35 @@ def gate_backward(
     sums = torch.empty(-(-pixels // rows), gi.shape[-1])
     _run_gate('gate_backward', activation, gi, mixed, grad, y, grad_gi, grad_mixed, sums)
     return y, grad_gi, sums.sum(0)
+
+
+def convolve(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _convolve(c, weight, bias, turned=False)
+
+
+def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    return _convolve(grad, weight, None, turned=True)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
+    x, weight = x.contiguous(), weight.contiguous()
+    y = torch.empty_like(x)
+    size = weight.shape[-1]
+    rows = BAND_VECTORS // (x.shape[2] + size - 1) - size + 1
+    arguments = _Convolution(
+        x.data_ptr(),
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        *x.shape,
+        size,
+        native.DTYPES[x.dtype],
+        max(1, min(rows, BAND_ROWS)),
+        turned,
+        torch.get_num_threads(),
+    )
+    native.kernels().depthwise_convolution(ctypes.byref(arguments))
+    return y
 
 
 def conv_gradients(c: Tensor, grad: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,21 @@ def gate_backward(
     return gate, grad_gi, column_sums(grad_gi)
 
 
+def convolve(c: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depthwise convolution with zero padding, (N, H, W, Cc) to the same shape."""
+    padding = weight.shape[-1] // 2
+    y = F.conv2d(c.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=weight.shape[0])
+    return y.permute(0, 2, 3, 1)
+
+
+def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of :func:`convolve`'s input: the convolution with the kernel turned by 180 degrees.
+
+    So oneDNN takes its code for a forward pass, which is faster than its code for a backward pass.
+    """
+    return convolve(grad, weight.flip(2, 3), None)
+
+
 def conv_gradients(c: Tensor, grad: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Gradients of a depthwise convolution's weight and bias, in float32 at least.
 

@@ -14,11 +14,7 @@ INLINE void add_columns(float *sums, const void *base, long at, long rows, long 
         store(sums, k, total, FLOAT32);
     }
     for (; k < width; k++)
-        for (long row = 0; row < rows; row++) {
-            long index = at + row * width + k;
-            sums[k] += dtype == FLOAT32 ? ((const float *)base)[index]
-                                        : bfloat16_to_float(((const uint16_t *)base)[index]);
-        }
+        for (long row = 0; row < rows; row++) sums[k] += element(base, at + row * width + k, dtype);
 }
 
 #endif

@@ -54,6 +54,12 @@ INLINE float bfloat16_to_float(uint16_t x) {
     return f;
 }
 
+/* One element. */
+INLINE float element(const void *base, long index, enum dtype dtype) {
+    return dtype == FLOAT32 ? ((const float *)base)[index]
+                            : bfloat16_to_float(((const uint16_t *)base)[index]);
+}
+
 /* The bits of bfloat16 in the upper half: to the nearest, ties to even; NaN stays NaN. */
 INLINE bits round_to_bfloat16(vec x) {
     bits u = (bits)x;
@@ -113,9 +119,7 @@ INLINE void store_pair(void *base, long index, const vec pair[2], enum dtype dty
 /* The first `count` elements, the others 0. */
 INLINE vec load_part(const void *base, long index, long count, enum dtype dtype) {
     vec x = {0};
-    for (long k = 0; k < count; k++)
-        x[k] = dtype == FLOAT32 ? ((const float *)base)[index + k]
-                                : bfloat16_to_float(((const uint16_t *)base)[index + k]);
+    for (long k = 0; k < count; k++) x[k] = element(base, index + k, dtype);
     return x;
 }
 
