@@ -17,6 +17,7 @@ from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.config_files import CONFIGS, PACKAGE
 from mambaout_mm.files import check_folder
 from mambaout_mm.measure.machine import machine
+from mambaout_mm.ops import native
 from mambaout_mm.trust import trusting
 from mambaout_mm.version import __version__
 
@@ -139,9 +140,12 @@ def process_left_as_found() -> Iterator[None]:
 
 
 def code_digest() -> str:
-    """Of this package's files and configs, and the versions of what it computes with."""
-    digest = hashlib.sha256()
-    files = [*PACKAGE.rglob('*.py'), *PACKAGE.rglob('*.csv')]
+    """Of this package's files and configs, and the versions of what it computes with.
+
+    C files are those of a source tree, libraries those of a wheel, which has no C files.
+    """
+    digest = hashlib.sha256(native.description().encode())
+    files = [path for end in ('py', 'csv', 'c', 'h', 'so') for path in PACKAGE.rglob(f'*.{end}')]
     for path in sorted(files + list(CONFIGS.rglob('*.py') if CONFIGS else [])):
         digest.update(path.read_bytes())
     for package in ('torch', 'timm', 'mmengine', 'mmdet', 'mmseg'):
