@@ -117,7 +117,8 @@ def compile_kernels(folder: Path, extra_flags: Sequence[str] = ()) -> list[Path]
     """
     compiler = find_compiler()
     if compiler is None:
-        raise CompilerError('there is no C compiler (cc, gcc, clang, $CC, or the ziglang wheel)')
+        wanted = os.environ.get('CC') or 'C compiler (cc, gcc, clang)'
+        raise CompilerError(f'there is no {wanted}, nor the ziglang wheel')
     changed = newest_change()  # before reading the sources, should they change meanwhile
     try:
         # Not in the folder itself: several processes may compile at the same time.
