@@ -65,7 +65,7 @@ def source_files() -> list[Path]:
 def newest_change() -> int:
     """When a source or this file, which has the flags, changed last, in nanoseconds; 0 in a wheel.
 
-    Libraries carry this time, so that a change shows in whichever direction, after a checkout too.
+    Libraries carry this time and not their own, so that a change while they are compiled shows.
     """
     files = source_files()
     return max(file.stat().st_mtime_ns for file in [*files, Path(__file__)]) if files else 0
