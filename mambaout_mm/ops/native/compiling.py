@@ -124,7 +124,7 @@ def compile_kernels(folder: Path, extra_flags: Sequence[str] = ()) -> list[Path]
         # Not in the folder itself: several processes may compile at the same time.
         temporary = tempfile.TemporaryDirectory(dir=folder, prefix='.compiling-')
     except OSError as error:
-        raise CompilerError(f'{folder} cannot be written to ({error.strerror})') from None
+        raise CompilerError(f'they cannot be compiled into {folder} ({error.strerror})') from None
     with temporary:
         libraries = []
         for name in instruction_sets():

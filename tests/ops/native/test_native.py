@@ -192,7 +192,7 @@ def test_a_stale_library_is_not_taken_where_nothing_can_be_written(operators, mo
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), options['dir'])
 
     monkeypatch.setattr(compiling.tempfile, 'TemporaryDirectory', refuse)
-    says_not(f'{native.HERE} cannot be written to (Read-only file system)')
+    says_not(f'cannot be compiled into {native.HERE} (Read-only file system)')
 
 
 @compiler
