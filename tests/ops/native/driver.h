@@ -11,7 +11,7 @@
 
 #include "native/parallel.h"
 
-enum { MOST_THREADS = 8 };
+enum { MOST_THREADS = 8, MOST_RESULTS = 4 };
 
 /* From parallel.c: who runs something on each of several threads. */
 void use_parallel_region(void (*region)(void (*)(void *), void *, unsigned, unsigned));
@@ -67,10 +67,30 @@ static struct array numbers(long count, long size, long offset) {
     return a;
 }
 
-/* A result is to be the same to the bit for any alignment and any number of threads. */
-static void expect_equal(const char *what, struct array a, struct array b) {
-    if (a.bytes != b.bytes || memcmp(a.data, b.data, a.bytes)) {
-        fprintf(stderr, "%s differs\n", what);
-        exit(1);
+static void release(struct array *arrays, int count) {
+    for (int k = 0; k < count; k++) free(arrays[k].block);
+}
+
+/* Runs a kernel once from aligned arrays on one thread, then with arrays that start an element later
+ * and on more threads. Its results are to be the same to the bit.
+ *
+ * `run` makes arrays of what its kernel reads and writes, for `arguments` of its own, with addresses
+ * `shift` elements past aligned ones. It leaves what the kernel wrote in up to MOST_RESULTS results.
+ */
+static void check(void (*run)(const long *arguments, long shift, long threads, struct array *results),
+                  const long *arguments) {
+    struct array expected[MOST_RESULTS] = {{0}};
+    run(arguments, 0, 1, expected);
+    for (long threads = 1; threads <= 3; threads += 2) {
+        struct array found[MOST_RESULTS] = {{0}};
+        run(arguments, 1, threads, found);
+        for (int k = 0; k < MOST_RESULTS; k++)
+            if (expected[k].bytes && memcmp(expected[k].data, found[k].data, expected[k].bytes)) {
+                fprintf(stderr, "result %d differs on %ld threads: %ld %ld %ld...\n", k, threads,
+                        arguments[0], arguments[1], arguments[2]);
+                exit(1);
+            }
+        release(found, MOST_RESULTS);
     }
+    release(expected, MOST_RESULTS);
 }

@@ -14,7 +14,7 @@ import pytest
 from mambaout_mm.ops import native
 from mambaout_mm.ops.native import compiling
 
-FAILING = '#!/bin/sh\necho "gate.c:7: error: no such type" >&2\necho and more >&2\nexit 1\n'
+FAILING = '#!/bin/sh\necho "kernel.c:7: error: no such type" >&2\necho and more >&2\nexit 1\n'
 # A package of another name around a folder of operators, so that mambaout_mm is not imported.
 SAY = """
 import importlib, json, sys, types
@@ -43,10 +43,12 @@ def chosen_anew(monkeypatch):
 
 @pytest.fixture
 def operators(tmp_path, monkeypatch):
-    """A copy of the operators with their sources and no library, which this process takes."""
+    """Operators with one small kernel and no library, which this process takes for its own."""
     folder = tmp_path / 'ops'
     ignored = shutil.ignore_patterns('kernels_*', '.compiling-*', '__pycache__')
-    shutil.copytree(compiling.OPERATORS, folder, ignore=ignored)
+    shutil.copytree(compiling.OPERATORS / 'native', folder / 'native', ignore=ignored)
+    (folder / 'operator').mkdir()
+    (folder / 'operator' / 'kernel.c').write_text('#include "../native/vector.h"\n')
     monkeypatch.setattr(native, 'HERE', folder / 'native')
     monkeypatch.setattr(compiling, 'OPERATORS', folder)
     return folder
@@ -140,7 +142,7 @@ def test_a_library_that_is_none(operators):
 
 
 @compiler
-@pytest.mark.parametrize('name', ['gated_cnn/gate.c', 'native/vector.h'])
+@pytest.mark.parametrize('name', ['operator/kernel.c', 'native/vector.h'])
 def test_a_change_of_a_source_compiles_again(name, operators):
     assert native.kernels() is not None
     before = libraries()
@@ -175,17 +177,17 @@ def test_a_change_while_compiling_compiles_again(operators, monkeypatch):
 @compiler
 def test_a_stale_library_is_not_taken_where_the_compiler_fails(operators, tmp_path, monkeypatch):
     assert native.kernels() is not None
-    os.utime(operators / 'gated_cnn' / 'gate.c')
+    os.utime(operators / 'operator' / 'kernel.c')
     native._choose.cache_clear()
     failing_compiler(monkeypatch, tmp_path)
-    says_not('gate.c:7: error: no such type')
+    says_not('kernel.c:7: error: no such type')
     assert not list(native.HERE.glob('.compiling-*'))
 
 
 @compiler
 def test_a_stale_library_is_not_taken_where_nothing_can_be_written(operators, monkeypatch):
     assert native.kernels() is not None
-    os.utime(operators / 'gated_cnn' / 'gate.c')
+    os.utime(operators / 'operator' / 'kernel.c')
     native._choose.cache_clear()
 
     def refuse(**options):  # root may write to any folder whose file system can be written to
