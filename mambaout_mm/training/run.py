@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
@@ -14,6 +15,7 @@ from mambaout_mm.checkpoints import checkpoints_are_data
 from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import LONGEST_NAME, check_folder
+from mambaout_mm.ops import native
 from mambaout_mm.trust import trusting
 
 from . import checks
@@ -130,6 +132,8 @@ def train(
             checks.check_backbone_fits(runner.model, cfg.load_from)
         for hook in filter(None, (SeedIterationsHook(), FiniteLossHook(), saver)):
             runner.register_hook(hook)
+        if get_device() == 'cpu':
+            _say_which_kernels()
         shown = demo and runner.rank == 0
         if shown:
             runner.register_hook(display)
@@ -268,6 +272,13 @@ def _apply_tta(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
+
+
+def _say_which_kernels() -> None:
+    try:
+        print_log(f'C kernels: {native.description()}', logger='current')
+    except ValueError as error:  # of the environment variable that switches them off
+        raise UserError(str(error)) from error
 
 
 def _warn_about_batch_size(cfg: Config) -> None:

@@ -22,6 +22,7 @@ from support import ROOT, two_iterations
 
 from mambaout_mm import MambaOut
 from mambaout_mm.demo import apply_demo
+from mambaout_mm.ops import native
 from mambaout_mm.training.prediction_files import read_predictions
 
 FEMTO = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
@@ -240,6 +241,21 @@ def test_resume_refuses_other_parts(part, words, run_tool, trained, workspace):
     options = [*two_iterations(FEMTO), 'train_cfg.max_iters=3']
     args = [FEMTO, '--demo', '--resume', 'odd.pth', '--cfg-options', *options]
     failed_cleanly(run_tool('train.py', *args), 'cannot go on from checkpoint', words)
+
+
+def test_the_log_says_which_c_kernels_run(trained):
+    if torch.cuda.is_available():
+        pytest.skip('C kernels are for CPUs')
+    for run in trained.values():
+        log = (run / 'output.log').read_text()
+        assert log.count(f' - INFO - C kernels: {native.description()}\n') == 1
+
+
+def test_a_wrong_switch_of_c_kernels_stops_a_training(run_tool, workspace, monkeypatch):
+    monkeypatch.setenv('MAMBAOUT_MM_NATIVE', 'no')
+    native._choose.cache_clear()
+    result = run_tool('train.py', FEMTO, '--demo', '--cfg-options', *two_iterations(FEMTO))
+    failed_cleanly(result, 'MAMBAOUT_MM_NATIVE must be "on" or "off", got \'no\'')
 
 
 @pytest.mark.slow

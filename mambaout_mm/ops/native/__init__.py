@@ -11,24 +11,24 @@ declares in the same order. While it runs, other Python threads run too.
 import ctypes
 import functools
 import logging
-import os
 from pathlib import Path
 
 import torch
 
 from .compiling import (
+    SWITCH,
     CompilerError,
     compile_kernels,
     file_name,
     instruction_sets,
-    source_files,
+    newest_change,
     supported,
+    switched_off,
 )
 
 __all__ = ['description', 'kernels', 'load', 'usable_instruction_sets']
 
 HERE = Path(__file__).parent
-SWITCH = 'MAMBAOUT_MM_NATIVE'
 FLOAT32, BFLOAT16 = 0, 1  # enum dtype of vector.h
 DTYPES = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 
@@ -37,12 +37,19 @@ def kernels() -> ctypes.CDLL | None:
     """The library for this processor, or None where PyTorch's operations are to run instead.
 
     None if ``MAMBAOUT_MM_NATIVE=off`` is set at the first call, or if there is no such library.
+
+    Raises:
+        ValueError: If ``MAMBAOUT_MM_NATIVE`` is neither ``on`` nor ``off``.
     """
     return _choose()[0]
 
 
 def description() -> str:
-    """Whether the kernels run, for which instruction set, and if not, why."""
+    """Whether the kernels run, for which instruction set, and if not, why.
+
+    Raises:
+        ValueError: As :func:`kernels`.
+    """
     return _choose()[1]
 
 
@@ -63,7 +70,13 @@ def load(instruction_set: str) -> ctypes.CDLL:
     Raises:
         OSError: If it is not there, or PyTorch's threads are not those of OpenMP.
     """
-    library = ctypes.CDLL(str(HERE / file_name(instruction_set)))
+    path = HERE / file_name(instruction_set)
+    if not path.exists():
+        raise OSError(
+            f'{path.name} is not in this installation, which was built without a C compiler or '
+            f'under {SWITCH}=off'
+        )
+    library = ctypes.CDLL(str(path))
     try:
         region = ctypes.CDLL(None).GOMP_parallel
     except AttributeError:
@@ -75,10 +88,10 @@ def load(instruction_set: str) -> ctypes.CDLL:
 @functools.cache
 def _choose() -> tuple[ctypes.CDLL | None, str]:
     """The library, and a sentence about it."""
-    if os.environ.get(SWITCH, '').lower() == 'off':
+    if switched_off():
         return None, f'off, by {SWITCH}=off'
     try:
-        _compile_if_sources_are_newer()
+        _compile_if_sources_changed()
         best = usable_instruction_sets()[0]
         library = load(best)
     except (CompilerError, OSError) as error:
@@ -88,14 +101,11 @@ def _choose() -> tuple[ctypes.CDLL | None, str]:
     return library, f'in use, for {"any processor" if best == "DEFAULT" else best}'
 
 
-def _compile_if_sources_are_newer() -> None:
-    """Where the sources lie beside the package: an editable installation, or none."""
+def _compile_if_sources_changed() -> None:
+    """Where the sources lie beside the package, as in an editable installation."""
     if not supported():
         raise CompilerError('they are for Linux and macOS')
-    files = source_files()
+    changed = newest_change()
     libraries = [HERE / file_name(name) for name in instruction_sets()]
-    if not files:
-        return
-    oldest = min((x.stat().st_mtime for x in libraries if x.exists()), default=0)
-    if not all(x.exists() for x in libraries) or oldest < max(x.stat().st_mtime for x in files):
+    if changed and any(not x.exists() or x.stat().st_mtime_ns != changed for x in libraries):
         compile_kernels(HERE)

@@ -1,7 +1,7 @@
 """Compile the kernels: plain C, one shared library for each instruction set.
 
-Used by ``setup.py`` and, where the sources lie beside the package, by ``library.py``. It needs
-nothing but Python, because PyTorch is not there while a wheel is built.
+Used by ``setup.py`` and, where the sources lie beside the package, when the kernels are first asked
+for. It needs nothing but Python, because PyTorch is not there while a wheel is built.
 """
 
 import importlib.util
@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-OPERATORS = HERE.parent
+OPERATORS = Path(__file__).parents[1]
+SWITCH = 'MAMBAOUT_MM_NATIVE'
 
 # By the name of PyTorch's capability that it needs (``torch.backends.cpu.get_cpu_capability``).
 INSTRUCTION_SETS = {
@@ -32,12 +32,25 @@ INSTRUCTION_SETS = {
     'DEFAULT': (),
 }
 X86 = ('x86_64', 'AMD64')
-# Not -ffast-math: NaN and infinity are to pass through.
-FLAGS = ('-std=gnu11', '-O3', '-fPIC', '-shared', '-fno-math-errno', '-fno-trapping-math')
+# Not -ffast-math: NaN and infinity are to pass through. -g0: zig's libraries are thrice as large
+# with what debuggers read.
+FLAGS = ('-std=gnu11', '-O3', '-g0', '-fPIC', '-shared', '-fno-math-errno', '-fno-trapping-math')
 
 
 class CompilerError(Exception):
-    """There is no compiler, or it failed."""
+    """There is no compiler, or it failed; the message says so in one line."""
+
+
+def switched_off() -> bool:
+    """Whether the environment says ``MAMBAOUT_MM_NATIVE=off``.
+
+    Raises:
+        ValueError: If its value is neither ``on`` nor ``off``.
+    """
+    value = os.environ.get(SWITCH) or 'on'
+    if value not in ('on', 'off'):
+        raise ValueError(f'{SWITCH} must be "on" or "off", got {value!r}')
+    return value == 'off'
 
 
 def sources() -> list[Path]:
@@ -48,6 +61,15 @@ def sources() -> list[Path]:
 def source_files() -> list[Path]:
     """The C files and headers."""
     return sorted([*sources(), *OPERATORS.glob('*/*.h')])
+
+
+def newest_change() -> int:
+    """When a source or this file, which has the flags, changed last, in nanoseconds; 0 in a wheel.
+
+    Libraries carry this time and not their own, so that a change while they are compiled shows.
+    """
+    files = source_files()
+    return max(file.stat().st_mtime_ns for file in [*files, Path(__file__)]) if files else 0
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -74,8 +96,10 @@ def find_compiler() -> list[str] | None:
     if importlib.util.find_spec('ziglang'):
         machine = {'arm64': 'aarch64'}.get(platform.machine(), platform.machine())
         system = 'macos' if sys.platform == 'darwin' else 'linux-gnu.2.17'
-        # Named, since without a target zig compiles for the processor at hand.
-        return [sys.executable, '-m', 'ziglang', 'cc', '-target', f'{machine}-{system}']
+        # Without a target zig compiles for the processor at hand, and unlike others it makes
+        # undefined behaviour crash unless told not to.
+        target = ['-target', f'{machine}-{system}', '-fno-sanitize=undefined']
+        return [sys.executable, '-m', 'ziglang', 'cc', *target]
     return None
 
 
@@ -94,19 +118,35 @@ def compile_kernels(folder: Path, extra_flags: Sequence[str] = ()) -> list[Path]
     """
     compiler = find_compiler()
     if compiler is None:
-        raise CompilerError('there is no C compiler (cc, gcc, clang, $CC, or the ziglang wheel)')
-    libraries = []
-    # Not in the folder itself: several processes may compile at the same time.
-    with tempfile.TemporaryDirectory(dir=folder, prefix='.compiling-') as temporary:
+        wanted = os.environ.get('CC') or 'C compiler (cc, gcc, clang)'
+        raise CompilerError(f'there is no {wanted}, nor the ziglang wheel')
+    changed = newest_change()  # before reading the sources, should they change meanwhile
+    try:
+        # Not in the folder itself: several processes may compile at the same time.
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix='.compiling-')
+    except OSError as error:
+        raise CompilerError(f'they cannot be compiled into {folder} ({error.strerror})') from None
+    with temporary:
+        libraries = []
         for name in instruction_sets():
-            library = Path(temporary) / file_name(name)
-            command = [*compiler, *FLAGS, *INSTRUCTION_SETS[name], *extra_flags]
-            command += [*map(str, sources()), '-o', str(library)]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-            except OSError as error:
-                raise CompilerError(f'{compiler[0]} cannot be run: {error}') from None
-            if done.returncode:
-                raise CompilerError(f'{shlex.join(command)} failed:\n{done.stderr.strip()}')
+            library = Path(temporary.name) / file_name(name)
+            flags = [*FLAGS, *INSTRUCTION_SETS[name], *extra_flags]
+            _run([*compiler, *flags, *map(str, sources()), '-o', str(library)], temporary.name)
+            os.utime(library, ns=(changed, changed))
             libraries.append(library)
         return [library.replace(folder / library.name) for library in libraries]
+
+
+def _run(command: list[str], cache: str) -> None:
+    """Run a compiler; ``cache`` is where zig is to leave what it compiles of its own."""
+    environment = {**os.environ, 'ZIG_GLOBAL_CACHE_DIR': cache, 'ZIG_LOCAL_CACHE_DIR': cache}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors='replace', env=environment, check=False
+        )
+    except OSError as error:
+        raise CompilerError(f'{command[0]} cannot be run ({error.strerror})') from None
+    if done.returncode:
+        lines = done.stderr.splitlines() or ['without a word']
+        reason = next((line for line in lines if 'error' in line), lines[0])
+        raise CompilerError(f'the compiler says {reason.strip()!r} to {shlex.join(command)}')
