@@ -1,8 +1,8 @@
 """Time whole backbones with the C kernels, without them, and MambaOut against timm's.
 
-`python benchmarks/native.py` compares both forms of each backbone first, lets them take turns in one
-process, and writes medians with their spread to native.csv. With `--load` a second process keeps
-all cores busy with matrix products meanwhile.
+`python benchmarks/native.py` compares both forms of each backbone first, lets them take turns in
+one process, and writes medians with their spread to native.csv. With `--load` a second process
+keeps all cores busy with matrix products meanwhile.
 """
 
 import argparse

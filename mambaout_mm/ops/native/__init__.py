@@ -11,6 +11,8 @@ declares in the same order. While it runs, other Python threads run too.
 import ctypes
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,11 +28,12 @@ from .compiling import (
     switched_off,
 )
 
-__all__ = ['description', 'kernels', 'load', 'usable_instruction_sets']
+__all__ = ['description', 'kernels', 'load', 'off', 'usable_instruction_sets']
 
 HERE = Path(__file__).parent
 FLOAT32, BFLOAT16 = 0, 1  # enum dtype of vector.h
 DTYPES = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
+_off = False
 
 
 def kernels() -> ctypes.CDLL | None:
@@ -41,7 +44,18 @@ def kernels() -> ctypes.CDLL | None:
     Raises:
         ValueError: If ``MAMBAOUT_MM_NATIVE`` is neither ``on`` nor ``off``.
     """
-    return _choose()[0]
+    return None if _off else _choose()[0]
+
+
+@contextmanager
+def off() -> Iterator[None]:
+    """Let PyTorch's operations run instead, to compare with them."""
+    global _off
+    before, _off = _off, True
+    try:
+        yield
+    finally:
+        _off = before
 
 
 def description() -> str:
