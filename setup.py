@@ -129,6 +129,7 @@ setup(
         # tools/compare.py and tools/benchmark.py
         'compare': ['jinja2', 'matplotlib', 'pandas', 'plotly'],
         'test': [
+            'faster-coco-eval',
             'onnx',
             'onnxruntime',
             'onnxscript',

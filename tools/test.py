@@ -2,6 +2,7 @@
 
 import argparse
 
+from mambaout_mm.compat.coco_evaluation import use_faster_coco_eval
 from mambaout_mm.errors import exit_with_a_sentence
 from mambaout_mm.training.arguments import parse_run_arguments
 from mambaout_mm.training.run import test
@@ -22,6 +23,7 @@ def main() -> None:
     )
     parser.add_argument('--show-dir', help='write pictures of truth and prediction to this folder')
     args = parse_run_arguments(parser)
+    use_faster_coco_eval()  # before anything imports pycocotools
     with exit_with_a_sentence(args.pop('debug')):
         test(**args)
 
