@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
+from .. import native as libraries
 from ..modes import by_definition, without_results
 from ..triton_use import runs_triton
-from . import blocked
+from . import blocked, native
 from .reference import selective_scan_reference
 
 __all__ = ['selective_scan']
@@ -162,6 +163,8 @@ def _implementation(u: Tensor) -> ModuleType:
         from . import triton
 
         return triton
+    if u.device.type == 'cpu' and u.dtype in libraries.DTYPES and libraries.kernels() is not None:
+        return native
     return blocked
 
 
