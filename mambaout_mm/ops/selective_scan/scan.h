@@ -4,16 +4,15 @@
  *
  *     h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t        y_t = sum over N of C_t h_t, plus D u_t
  *
- * (arXiv 2312.00752, algorithm 2). A vector holds WIDTH channels of one group at one step. Work is cut
- * by the shape alone, so that results do not depend on the number of threads:
+ * (arXiv 2312.00752, algorithm 2). A vector holds WIDTH channels of one group at one step. Work is
+ * cut by the shape alone, so that results do not depend on the number of threads:
  *
  *     slab     up to SLAB channels of a group; a group of one batch element has `slabs`
  *     segment  SEGMENT steps; the state before each is kept for the backward pass
- *     chunk    `chunk` segments; there is one, unless there are few slabs
+ *     chunk    `chunk` segments; there is one chunk, unless there are few slabs
  *
- * A task is a slab in a chunk. Where there are several chunks, they run twice, at the same time: from
- * zero, to learn the state that each adds; then from the true state, which is carried from chunk to
- * chunk between the two runs.
+ * A task is a slab in a chunk. Several chunks run side by side, twice: from zero, to learn the
+ * state that each adds; then from the true state, carried from chunk to chunk in between.
  */
 #ifndef MAMBAOUT_MM_SCAN_H
 #define MAMBAOUT_MM_SCAN_H
@@ -107,12 +106,15 @@ INLINE vec exponents(const struct scan *a, const struct place *p, long state, lo
 }
 
 /* Decay over a chunk. Not 0, since infinite states stay infinite. */
-INLINE vec decay_over(vec exponents, vec steps) { return exp2_of(at_least(exponents * steps, -126)); }
+INLINE vec decay_over(vec exponents, vec steps) {
+    return exp2_of(at_least(exponents * steps, -126));
+}
 
 /* log(1 + e^x), and its derivative in *slope.
  *
- * With e = e^-|x| it is max(x, 0) + log(1 + e). log(1 + e) / e is a polynomial, the best one of degree
- * 9 by Remez' exchange (error 5e-9 before rounding). Above 20 it is the identity, by rounding. */
+ * With e = exp(-|x|) it is max(x, 0) + log(1 + e). log(1 + e) / e is a polynomial, the best one of
+ * degree 9 by Remez' exchange (relative error 5e-9 before rounding). Rounding makes it the identity
+ * above 20. */
 INLINE vec softplus(vec x, vec *slope) {
     vec e = exp_of(-absolute(x));
     vec p = splat(-0.00324402461f);

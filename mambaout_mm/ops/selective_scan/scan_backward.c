@@ -5,29 +5,36 @@
  *     g_t = C_t dy_t + q_t      q_{t-1} = a_t g_t      (0 after the last step)
  *
  *     grad_B_t = sum over channels of g_t dt_t u_t      grad_C_t = sum over channels of dy_t h_t
- *     grad_A   = sum over t of q_{t-1} h_{t-1} dt_t     grad_u_t = D dy_t + dt_t (sum over N of g_t B_t)
+ *     grad_A = sum over t of q_{t-1} h_{t-1} dt_t
+ *     grad_u_t = D dy_t + dt_t (sum over N of g_t B_t)
  *     grad_dt_t = sum over N of g_t B_t u_t + q_{t-1} h_{t-1} A
  *
- * The states of a segment are computed again from the state before it. q is carried in `adjoints`: a
- * chunk has there what comes to its end, and leaves what goes to the chunk before.
+ * The states of a segment are computed again from the state before it. q is carried in `adjoints`:
+ * a chunk finds there what comes to its end.
  */
 #include "tile.h"
 
-/* A slab's vectors in a segment. */
-struct segment {
-    vec dt[SLAB / WIDTH][SEGMENT + 1];
-    vec slope[SLAB / WIDTH][SEGMENT + 1];  /* of dt as a function of delta */
-    vec u[SLAB / WIDTH][SEGMENT + 1];
-    vec input[SLAB / WIDTH][SEGMENT + 1];  /* dt u */
-    vec grad_y[SLAB / WIDTH][SEGMENT + 1];
-    vec grad_input[SLAB / WIDTH][SEGMENT + 1]; /* sum over N of g B */
-    vec grad_dt[SLAB / WIDTH][SEGMENT + 1];    /* by way of the decay */
+/* WIDTH channels at one step: what every state reads and adds to, side by side in memory. */
+struct step {
+    vec dt, input, grad_y; /* input: dt u */
+    vec grad_input;        /* sum over N of g B */
+    vec grad_dt;           /* by way of the decay */
 };
 
-/* One state of one block of channels: what a step backwards needs. */
-struct decays {
-    vec decay[SEGMENT + 3];
-    vec h[SEGMENT + 1]; /* before each step, and after the last */
+/* WIDTH channels in a segment. */
+struct block {
+    struct step steps[SEGMENT];
+    vec u[SEGMENT], slope[SEGMENT]; /* slope: of dt as a function of delta */
+};
+
+/* One state of WIDTH channels before a step, and its decay. */
+struct before {
+    vec h, decay;
+};
+
+/* Shared by channels: sums over a slab, not yet over the lanes. */
+struct shared {
+    vec grad_B[SEGMENT], grad_C[SEGMENT];
 };
 
 INLINE void add_floats(float *x, long index, long count, vec value) {
@@ -36,44 +43,81 @@ INLINE void add_floats(float *x, long index, long count, vec value) {
 
 INLINE void zero(float *x, long count) { memset(x, 0, count * sizeof *x); }
 
-static void read_block(const struct scan *a, const struct place *p, struct segment *v, long channel,
+INLINE vec bias_of(const struct scan *a, const struct place *p, long channel, long count) {
+    return a->bias ? load_floats(a->bias, p->group * a->channels + channel, count) : splat(0);
+}
+
+static void read_block(const struct scan *a, const struct place *p, struct block *v, long channel,
                        long time, long steps) {
-    long k = (channel - p->first) / WIDTH, count = least(WIDTH, p->last - channel);
-    long at = p->group * a->channels + channel;
-    read_tile(v->u[k], &a->u, element(&a->u, p, channel, time), count, steps, -SEGMENT);
-    read_tile(v->dt[k], &a->delta, element(&a->delta, p, channel, time), count, steps, -SEGMENT);
-    read_tile(v->grad_y[k], &a->grad_y, element(&a->grad_y, p, channel, time), count, steps, -SEGMENT);
-    steps_of(a, a->bias ? load_floats(a->bias, at, count) : splat(0), v->dt[k], v->slope[k], steps);
-    for (long t = 0; t < steps; t++) {
-        v->input[k][t] = v->dt[k][t] * v->u[k][t];
-        v->grad_input[k][t] = v->grad_dt[k][t] = splat(0);
-    }
-    /* Read one row for each state: too scattered for the processor to foresee. */
+    vec dt[SEGMENT], grad_y[SEGMENT];
+    long count = least(WIDTH, p->last - channel), next = -SEGMENT;
+    read_tile(v->u, &a->u, element(&a->u, p, channel, time), count, steps, next);
+    read_tile(dt, &a->delta, element(&a->delta, p, channel, time), count, steps, next);
+    read_tile(grad_y, &a->grad_y, element(&a->grad_y, p, channel, time), count, steps, next);
+    steps_of(a, bias_of(a, p, channel, count), dt, v->slope, steps);
+    for (long t = 0; t < steps; t++)
+        v->steps[t] = (struct step){dt[t], dt[t] * v->u[t], grad_y[t], splat(0), splat(0)};
+    /* Too scattered for the processor to foresee. */
     for (long n = 0; n < a->states; n++)
-        __builtin_prefetch(a->starts +
-                           state_element(a, p, time / SEGMENT, a->states, n, channel));
+        __builtin_prefetch(a->starts + state_element(a, p, time / SEGMENT, a->states, n, channel));
 }
 
 /* Gradients of u, delta, D and delta_bias. */
-static void write_block(const struct scan *a, const struct place *p, struct segment *v, long channel,
-                        long time, long steps) {
-    long k = (channel - p->first) / WIDTH, count = least(WIDTH, p->last - channel);
-    vec skip = a->skip ? load_floats(a->skip, p->group * a->channels + channel, count) : splat(0);
-    vec grad_skip = splat(0), grad_bias = splat(0);
+static void write_block(const struct scan *a, const struct place *p, const struct block *v,
+                        long channel, long time, long steps) {
+    vec grad_u[SEGMENT], grad_delta[SEGMENT], grad_skip = splat(0), grad_bias = splat(0);
+    long count = least(WIDTH, p->last - channel), at = p->group * a->channels + channel;
+    vec skip = a->skip ? load_floats(a->skip, at, count) : splat(0);
     for (long t = 0; t < steps; t++) {
-        vec u = v->u[k][t], grad_y = v->grad_y[k][t], grad_input = v->grad_input[k][t];
-        vec grad_delta = (v->grad_dt[k][t] + grad_input * u) * v->slope[k][t];
-        vec grad_u = grad_input * v->dt[k][t];
-        v->grad_input[k][t] = a->skip ? grad_u + skip * grad_y : grad_u;
-        v->grad_dt[k][t] = grad_delta;
-        grad_skip += grad_y * u;
-        grad_bias += grad_delta;
+        const struct step *x = &v->steps[t];
+        grad_delta[t] = (x->grad_dt + x->grad_input * v->u[t]) * v->slope[t];
+        grad_u[t] = x->grad_input * x->dt;
+        if (a->skip) grad_u[t] += skip * x->grad_y;
+        grad_skip += x->grad_y * v->u[t];
+        grad_bias += grad_delta[t];
     }
-    write_tile(v->grad_input[k], &a->grad_u, element(&a->grad_u, p, channel, time), count, steps);
-    write_tile(v->grad_dt[k], &a->grad_delta, element(&a->grad_delta, p, channel, time), count, steps);
-    long at = state_element(a, p, p->chunk, 1, 0, channel);
+    write_tile(grad_u, &a->grad_u, element(&a->grad_u, p, channel, time), count, steps);
+    write_tile(grad_delta, &a->grad_delta, element(&a->grad_delta, p, channel, time), count, steps);
+    at = state_element(a, p, p->chunk, 1, 0, channel);
     if (a->skip) add_floats(a->grad_skip, at, count, grad_skip);
     if (a->bias) add_floats(a->grad_bias, at, count, grad_bias);
+}
+
+/* One state of WIDTH channels through a segment, forwards and backwards.
+ *
+ * The slab's first block writes the shared gradients, others add to them. */
+INLINE void state_of_block(const struct scan *a, const struct place *p, struct step *v,
+                           struct shared *shared, long n, long channel, long time, long steps,
+                           int is_first) {
+    struct before w[SEGMENT];
+    long count = least(WIDTH, p->last - channel);
+    const float *B = (const float *)a->B.data + element(&a->B, p, n, time);
+    const float *C = (const float *)a->C.data + element(&a->C, p, n, time);
+    long stride_B = a->B.time, stride_C = a->C.time;
+    vec exponent = exponents(a, p, n, channel, count), grad_A = splat(0);
+    vec A = load_floats(a->A, (p->group * a->states + n) * a->channels + channel, count);
+    long start = state_element(a, p, time / SEGMENT, a->states, n, channel);
+    vec h = load_floats(a->starts, start, count);
+    for (long t = 0; t < steps; t++) {
+        w[t] = (struct before){h, exp2_of(v[t].dt * exponent)};
+        h = multiply_add(w[t].decay, h, v[t].input * B[t * stride_B]);
+    }
+    long at = state_element(a, p, p->chunk, a->states, n, channel);
+    vec q = load_floats(a->adjoints, at, count);
+    for (long t = steps - 1; t >= 0; t--) {
+        vec x = v[t].grad_y * C[t * stride_C], g = q + x;
+        vec grad_B = g * v[t].input, grad_C = v[t].grad_y * h;
+        shared->grad_B[t] = is_first ? grad_B : shared->grad_B[t] + grad_B;
+        shared->grad_C[t] = is_first ? grad_C : shared->grad_C[t] + grad_C;
+        v[t].grad_input += g * B[t * stride_B];
+        h = w[t].h;
+        q = multiply_add(w[t].decay, q, w[t].decay * x); /* decay g */
+        vec by_decay = q * h;                            /* gradient of dt A */
+        grad_A += by_decay * v[t].dt;
+        v[t].grad_dt += by_decay * A;
+    }
+    store_floats(a->adjoints, at, count, q);
+    add_floats(a->grad_A, at, count, grad_A);
 }
 
 INLINE void add_neighbours(const float *restrict x, float *restrict y, long count) {
@@ -92,83 +136,53 @@ static void lane_sums(const vec *rows, float *sums, long steps) {
     memcpy(sums, b, steps * sizeof *sums);
 }
 
-/* One state of all channels of a slab; states and adjoints run through the segment. */
-static void one_state(const struct scan *a, const struct place *p, struct segment *v, long n,
-                      long time, long steps) {
-    struct decays w;
-    vec grad_B[SEGMENT], grad_C[SEGMENT];
-    const float *B = (const float *)a->B.data + element(&a->B, p, n, time);
-    const float *C = (const float *)a->C.data + element(&a->C, p, n, time);
-    long stride_B = a->B.time, stride_C = a->C.time;
-    long blocks = (p->last - p->first + WIDTH - 1) / WIDTH;
-    for (long k = blocks - 1; k >= 0; k--) { /* the last first: it may have fewer channels */
-        long channel = p->first + k * WIDTH, count = least(WIDTH, p->last - channel);
-        long at = state_element(a, p, p->chunk, a->states, n, channel);
-        const vec *dt = v->dt[k], *input = v->input[k], *grad_y = v->grad_y[k];
-        vec *grad_input = v->grad_input[k], *grad_dt = v->grad_dt[k];
-        vec A = load_floats(a->A, (p->group * a->states + n) * a->channels + channel, count);
-        vec exponent = exponents(a, p, n, channel, count);
-        vec h = load_floats(
-            a->starts, state_element(a, p, time / SEGMENT, a->states, n, channel), count);
-        for (long t = 0; t < steps; t++) {
-            w.h[t] = h;
-            w.decay[t] = exp2_of(dt[t] * exponent);
-            h = multiply_add(w.decay[t], h, input[t] * B[t * stride_B]);
-        }
-        vec q = load_floats(a->adjoints, at, count), grad_A = splat(0);
-        int first = k == blocks - 1;
-        for (long t = steps - 1; t >= 0; t--) {
-            vec x = grad_y[t] * C[t * stride_C], g = q + x;
-            grad_C[t] = first ? grad_y[t] * h : grad_C[t] + grad_y[t] * h;
-            grad_B[t] = first ? g * input[t] : grad_B[t] + g * input[t];
-            grad_input[t] += g * B[t * stride_B];
-            h = w.h[t];
-            q = multiply_add(w.decay[t], q, w.decay[t] * x); /* decay g */
-            vec by_decay = q * h; /* gradient of dt A */
-            grad_A += by_decay * dt[t];
-            grad_dt[t] += by_decay * A;
-        }
-        store_floats(a->adjoints, at, count, q);
-        add_floats(a->grad_A, at, count, grad_A);
-        if (count < WIDTH) /* lanes without a channel may have 0 * infinity */
-            for (long t = 0; t < steps; t++)
-                for (long c = count; c < WIDTH; c++) grad_B[t][c] = grad_C[t][c] = 0;
+/* One state of all channels of a slab. */
+static void state_of_slab(const struct scan *a, const struct place *p, struct block *blocks, long n,
+                          long time, long steps) {
+    struct shared shared;
+    long k = (p->last - p->first - 1) / WIDTH; /* the last first: it may have fewer channels */
+    long channel = p->first + k * WIDTH;
+    state_of_block(a, p, blocks[k].steps, &shared, n, channel, time, steps, 1);
+    for (long c = p->last - channel; c < WIDTH; c++) /* no channel, but maybe 0 * infinity */
+        for (long t = 0; t < steps; t++) shared.grad_B[t][c] = shared.grad_C[t][c] = 0;
+    while (--k >= 0) {
+        channel -= WIDTH;
+        state_of_block(a, p, blocks[k].steps, &shared, n, channel, time, steps, 0);
     }
     long row = ((p->slab * a->batches + p->batch) * a->groups + p->group) * a->states + n;
-    lane_sums(grad_B, a->parts_B + row * a->length + time, steps);
-    lane_sums(grad_C, a->parts_C + row * a->length + time, steps);
+    lane_sums(shared.grad_B, a->parts_B + row * a->length + time, steps);
+    lane_sums(shared.grad_C, a->parts_C + row * a->length + time, steps);
 }
 
-/* A chunk from an adjoint of zero at its end: leave what goes to the chunk before, and the sum of steps. */
+/* A chunk from an adjoint of zero: leave what comes to the chunk before, and the sum of steps. */
 static void chunk_from_zero(const void *arguments, long task) {
     const struct scan *a = arguments;
-    struct place p = place_of(a, task), before = p;
-    p.chunk++; /* chunk 0 leaves nothing */
-    long segments = (a->length + SEGMENT - 1) / SEGMENT;
+    struct place p = place_of(a, task); /* the chunk before */
+    long chunk = p.chunk + 1, segments = (a->length + SEGMENT - 1) / SEGMENT, next = -SEGMENT;
     vec dt[SEGMENT], grad_y[SEGMENT];
-    zero(a->steps + state_element(a, &p, p.chunk, 1, 0, p.first), p.last - p.first);
+    zero(a->steps + state_element(a, &p, chunk, 1, 0, p.first), p.last - p.first);
     for (long n = 0; n < a->states; n++)
-        zero(a->adjoints + state_element(a, &before, before.chunk, a->states, n, p.first),
-             p.last - p.first);
-    for (long s = least((p.chunk + 1) * a->chunk, segments) - 1; s >= p.chunk * a->chunk; s--)
+        zero(a->adjoints + state_element(a, &p, p.chunk, a->states, n, p.first), p.last - p.first);
+    for (long s = least((chunk + 1) * a->chunk, segments) - 1; s >= chunk * a->chunk; s--)
         for (long channel = p.first; channel < p.last; channel += WIDTH) {
             long time = s * SEGMENT, steps = least(SEGMENT, a->length - time);
-            long count = least(WIDTH, p.last - channel), at = p.group * a->channels + channel;
-            read_tile(dt, &a->delta, element(&a->delta, &p, channel, time), count, steps, -SEGMENT);
-            read_tile(grad_y, &a->grad_y, element(&a->grad_y, &p, channel, time), count, steps, -SEGMENT);
-            steps_of(a, a->bias ? load_floats(a->bias, at, count) : splat(0), dt, 0, steps);
+            long count = least(WIDTH, p.last - channel);
+            read_tile(dt, &a->delta, element(&a->delta, &p, channel, time), count, steps, next);
+            long at = element(&a->grad_y, &p, channel, time);
+            read_tile(grad_y, &a->grad_y, at, count, steps, next);
+            steps_of(a, bias_of(a, &p, channel, count), dt, 0, steps);
             for (long n = 0; n < a->states; n++) {
                 const float *C = (const float *)a->C.data + element(&a->C, &p, n, time);
                 vec exponent = exponents(a, &p, n, channel, count);
-                at = state_element(a, &before, before.chunk, a->states, n, channel);
+                at = state_element(a, &p, p.chunk, a->states, n, channel);
                 vec q = load_floats(a->adjoints, at, count);
                 for (long t = steps - 1; t >= 0; t--)
                     q = exp2_of(dt[t] * exponent) * (q + grad_y[t] * C[t * a->C.time]);
-                store_floats(a->adjoints, at, count, q);
+                store_floats(a->adjoints, at, count, q); /* of the chunk before */
             }
             vec sum = splat(0);
             for (long t = 0; t < steps; t++) sum += dt[t];
-            add_floats(a->steps, state_element(a, &p, p.chunk, 1, 0, channel), count, sum);
+            add_floats(a->steps, state_element(a, &p, chunk, 1, 0, channel), count, sum);
         }
 }
 
@@ -191,7 +205,7 @@ static void carry(const void *arguments, long task) {
 static void chunk_of_gradients(const void *arguments, long task) {
     const struct scan *a = arguments;
     struct place p = place_of(a, task);
-    struct segment v;
+    struct block blocks[SLAB / WIDTH];
     long segments = (a->length + SEGMENT - 1) / SEGMENT, width = p.last - p.first;
     long at = state_element(a, &p, p.chunk, 1, 0, p.first);
     if (a->skip) zero(a->grad_skip + at, width);
@@ -203,19 +217,21 @@ static void chunk_of_gradients(const void *arguments, long task) {
     }
     for (long s = least((p.chunk + 1) * a->chunk, segments) - 1; s >= p.chunk * a->chunk; s--) {
         long time = s * SEGMENT, steps = least(SEGMENT, a->length - time);
-        for (long c = p.first; c < p.last; c += WIDTH) read_block(a, &p, &v, c, time, steps);
-        for (long n = 0; n < a->states; n++) one_state(a, &p, &v, n, time, steps);
-        for (long c = p.first; c < p.last; c += WIDTH) write_block(a, &p, &v, c, time, steps);
+        for (long k = 0; k * WIDTH < width; k++)
+            read_block(a, &p, blocks + k, p.first + k * WIDTH, time, steps);
+        for (long n = 0; n < a->states; n++) state_of_slab(a, &p, blocks, n, time, steps);
+        for (long k = 0; k * WIDTH < width; k++)
+            write_block(a, &p, blocks + k, p.first + k * WIDTH, time, steps);
     }
 }
 
 /* Sums over slabs of a gradient shared by channels, in WIDTH states and a segment. */
-INLINE void sum_of_slabs(const struct scan *a, const struct place *p, const float *parts,
+INLINE void sum_of_slabs(const struct scan *a, const struct place *p, float *parts,
                          const struct series *sum, long state, long time) {
     vec total[SEGMENT], part[SEGMENT];
     long count = least(WIDTH, a->states - state), steps = least(SEGMENT, a->length - time);
     long size = a->batches * a->groups * a->states * a->length;
-    struct series x = {(void *)parts, a->groups * a->states * a->length, a->states * a->length,
+    struct series x = {parts, a->groups * a->states * a->length, a->states * a->length,
                        a->length, 1, FLOAT32};
     long at = element(&x, p, state, time);
     read_tile(total, &x, at, count, steps, SEGMENT);

@@ -6,8 +6,9 @@ INLINE vec finite_or(vec x, vec y) { return choose(x - x == 0.0f, x, y); }
 
 /* WIDTH channels in a segment: the state goes from `before` to `after`, which is null at the end.
  *
- * A state near its limit stops at an error of half a digit over 1 - a. That is why what this segment
- * adds is computed from zero, and added to the decayed state: 1 - a is then that of a segment. */
+ * A slow state would stop growing half a last digit over 1 - exp(dt A) before its limit. Therefore
+ * what a segment adds is summed from zero, too, and added to the state before it, decayed over the
+ * whole segment. */
 INLINE void block(const struct scan *a, const struct place *p, long channel, long time, long steps,
                   const float *before, float *after, int outputs) {
     vec dt[SEGMENT], input[SEGMENT], y[SEGMENT]; /* input: u, then dt u */

@@ -1,7 +1,7 @@
 /* Tiles: WIDTH channels of a series over the steps of a segment, a vector for each step.
  *
- * Memory with channels or time innermost is read and written by vectors; the latter is transposed in
- * squares of WIDTH by WIDTH. Any other strides are right, one element at a time.
+ * Memory with channels or time innermost is read and written by vectors; the latter is transposed
+ * in squares of WIDTH by WIDTH. Any other strides are right, one element at a time.
  */
 #ifndef MAMBAOUT_MM_TILE_H
 #define MAMBAOUT_MM_TILE_H
@@ -74,8 +74,8 @@ INLINE void write_as(vec *tile, const struct series *x, long at, long count, lon
     }
 }
 
-/* Read `count` channels, zeros in the place of others, from element `at` on. The next tile to be read
- * lies `next` steps from it. */
+/* Read `count` channels, zeros in the place of others, from element `at` on. The tile that is to be
+ * read next lies `next` steps from it. */
 static inline void read_tile(vec *tile, const struct series *x, long at, long count, long steps,
                              long next) {
     if (x->dtype == FLOAT32)
