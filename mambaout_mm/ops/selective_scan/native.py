@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..native import DTYPES, kernels
+from ..native import DTYPES, in_huge_pages, kernels
 
 SEGMENT = 64  # steps of a segment: SEGMENT of scan.h
 SLABS = (64, 32, 16)  # channels that a task may have; at most SLAB of scan.h
@@ -38,7 +38,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Output (b, G, D, L) and the state before each segment, in float32."""
     call = _Call(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    y = torch.empty_like(u, dtype=torch.float32)
+    y = in_huge_pages(torch.empty_like(u, dtype=torch.float32))
     starts = u.new_empty(states_shape(*u.shape, A.shape[1]), dtype=torch.float32)
     call.run('selective_scan_forward', y=y, starts=starts)
     return y, starts
@@ -66,7 +66,7 @@ def backward(
         None if x is None else grad_A.new_empty(call.cut.chunks, batch, x.numel())
         for x in (D, delta_bias)
     )
-    grads = [torch.empty_like(as_read(x)) for x in (u, delta, B, C)]
+    grads = [in_huge_pages(torch.empty_like(as_read(x))) for x in (u, delta, B, C)]
     parts_B, parts_C = grad_A.new_empty(2, call.cut.slabs, batch, groups, state, length)
     call.run(
         'selective_scan_backward',
