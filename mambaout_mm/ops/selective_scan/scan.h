@@ -132,13 +132,14 @@ INLINE vec softplus(vec x, vec *slope) {
     return at_least(x, 0.0f) + e * p;
 }
 
-/* In place, the steps dt of a tile of delta; their derivative in slope, unless that is null. */
-INLINE void steps_of(const struct scan *a, vec bias, vec *tile, vec *slope, long steps) {
-    for (long t = 0; t < steps; t++) {
-        vec x = tile[t] + bias, derivative = splat(1);
-        tile[t] = a->softplus ? softplus(x, &derivative) : x;
-        if (slope) slope[t] = derivative;
-    }
+/* The step dt of delta + bias, and its derivative in *slope. */
+INLINE vec step_of(const struct scan *a, vec x, vec *slope) {
+    *slope = splat(1);
+    return a->softplus ? softplus(x, slope) : x;
+}
+
+INLINE vec bias_of(const struct scan *a, const struct place *p, long channel, long count) {
+    return a->bias ? load_floats(a->bias, p->group * a->channels + channel, count) : splat(0);
 }
 
 #endif

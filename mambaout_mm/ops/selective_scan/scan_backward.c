@@ -43,20 +43,23 @@ INLINE void add_floats(float *x, long index, long count, vec value) {
 
 INLINE void zero(float *x, long count) { memset(x, 0, count * sizeof *x); }
 
-INLINE vec bias_of(const struct scan *a, const struct place *p, long channel, long count) {
-    return a->bias ? load_floats(a->bias, p->group * a->channels + channel, count) : splat(0);
-}
-
 static void read_block(const struct scan *a, const struct place *p, struct block *v, long channel,
                        long time, long steps) {
-    vec dt[SEGMENT], grad_y[SEGMENT];
-    long count = least(WIDTH, p->last - channel), next = -SEGMENT;
-    read_tile(v->u, &a->u, element(&a->u, p, channel, time), count, steps, next);
-    read_tile(dt, &a->delta, element(&a->delta, p, channel, time), count, steps, next);
-    read_tile(grad_y, &a->grad_y, element(&a->grad_y, p, channel, time), count, steps, next);
-    steps_of(a, bias_of(a, p, channel, count), dt, v->slope, steps);
-    for (long t = 0; t < steps; t++)
-        v->steps[t] = (struct step){dt[t], dt[t] * v->u[t], grad_y[t], splat(0), splat(0)};
+    vec delta[SEGMENT], grad_y[SEGMENT];
+    long count = least(WIDTH, p->last - channel);
+    long at_u = element(&a->u, p, channel, time), at_delta = element(&a->delta, p, channel, time);
+    long at_grad_y = element(&a->grad_y, p, channel, time);
+    vec bias = bias_of(a, p, channel, count);
+    read_tile(v->u, &a->u, at_u, count, steps);
+    read_tile(delta, &a->delta, at_delta, count, steps);
+    read_tile(grad_y, &a->grad_y, at_grad_y, count, steps);
+    for (long t = 0; t < steps; t++) {
+        vec dt = step_of(a, delta[t] + bias, &v->slope[t]);
+        v->steps[t] = (struct step){dt, dt * v->u[t], grad_y[t], splat(0), splat(0)};
+        fetch_row(&a->u, at_u, t - SEGMENT);
+        fetch_row(&a->delta, at_delta, t - SEGMENT);
+        fetch_row(&a->grad_y, at_grad_y, t - SEGMENT);
+    }
     /* Too scattered for the processor to foresee. */
     for (long n = 0; n < a->states; n++)
         __builtin_prefetch(a->starts + state_element(a, p, time / SEGMENT, a->states, n, channel));
@@ -158,7 +161,7 @@ static void state_of_slab(const struct scan *a, const struct place *p, struct bl
 static void chunk_from_zero(const void *arguments, long task) {
     const struct scan *a = arguments;
     struct place p = place_of(a, task); /* the chunk before */
-    long chunk = p.chunk + 1, segments = (a->length + SEGMENT - 1) / SEGMENT, next = -SEGMENT;
+    long chunk = p.chunk + 1, segments = (a->length + SEGMENT - 1) / SEGMENT;
     vec dt[SEGMENT], grad_y[SEGMENT];
     zero(a->steps + state_element(a, &p, chunk, 1, 0, p.first), p.last - p.first);
     for (long n = 0; n < a->states; n++)
@@ -167,10 +170,14 @@ static void chunk_from_zero(const void *arguments, long task) {
         for (long channel = p.first; channel < p.last; channel += WIDTH) {
             long time = s * SEGMENT, steps = least(SEGMENT, a->length - time);
             long count = least(WIDTH, p.last - channel);
-            read_tile(dt, &a->delta, element(&a->delta, &p, channel, time), count, steps, next);
             long at = element(&a->grad_y, &p, channel, time);
-            read_tile(grad_y, &a->grad_y, at, count, steps, next);
-            steps_of(a, bias_of(a, &p, channel, count), dt, 0, steps);
+            vec bias = bias_of(a, &p, channel, count), sum = splat(0), slope;
+            read_tile(dt, &a->delta, element(&a->delta, &p, channel, time), count, steps);
+            read_tile(grad_y, &a->grad_y, at, count, steps);
+            for (long t = 0; t < steps; t++) {
+                dt[t] = step_of(a, dt[t] + bias, &slope);
+                sum += dt[t];
+            }
             for (long n = 0; n < a->states; n++) {
                 const float *C = (const float *)a->C.data + element(&a->C, &p, n, time);
                 vec exponent = exponents(a, &p, n, channel, count);
@@ -180,8 +187,6 @@ static void chunk_from_zero(const void *arguments, long task) {
                     q = exp2_of(dt[t] * exponent) * (q + grad_y[t] * C[t * a->C.time]);
                 store_floats(a->adjoints, at, count, q); /* of the chunk before */
             }
-            vec sum = splat(0);
-            for (long t = 0; t < steps; t++) sum += dt[t];
             add_floats(a->steps, state_element(a, &p, chunk, 1, 0, channel), count, sum);
         }
 }
@@ -234,9 +239,9 @@ INLINE void sum_of_slabs(const struct scan *a, const struct place *p, float *par
     struct series x = {parts, a->groups * a->states * a->length, a->states * a->length,
                        a->length, 1, FLOAT32};
     long at = element(&x, p, state, time);
-    read_tile(total, &x, at, count, steps, SEGMENT);
+    read_tile(total, &x, at, count, steps);
     for (long slab = 1; slab < a->slabs; slab++) {
-        read_tile(part, &x, slab * size + at, count, steps, SEGMENT);
+        read_tile(part, &x, slab * size + at, count, steps);
         for (long t = 0; t < steps; t++) total[t] += part[t];
     }
     write_tile(total, sum, element(sum, p, state, time), count, steps);

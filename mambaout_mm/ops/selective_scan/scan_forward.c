@@ -13,14 +13,18 @@ INLINE void block(const struct scan *a, const struct place *p, long channel, lon
                   const float *before, float *after, int outputs) {
     vec dt[SEGMENT], input[SEGMENT], y[SEGMENT]; /* input: u, then dt u */
     long count = least(WIDTH, p->last - channel), at = p->group * a->channels + channel;
-    read_tile(input, &a->u, element(&a->u, p, channel, time), count, steps, SEGMENT);
-    read_tile(dt, &a->delta, element(&a->delta, p, channel, time), count, steps, SEGMENT);
-    steps_of(a, a->bias ? load_floats(a->bias, at, count) : splat(0), dt, 0, steps);
-    vec skip = a->skip ? load_floats(a->skip, at, count) : splat(0), sum = splat(0);
+    long at_u = element(&a->u, p, channel, time), at_delta = element(&a->delta, p, channel, time);
+    read_tile(input, &a->u, at_u, count, steps);
+    read_tile(dt, &a->delta, at_delta, count, steps);
+    vec skip = a->skip ? load_floats(a->skip, at, count) : splat(0);
+    vec bias = bias_of(a, p, channel, count), sum = splat(0), slope;
     for (long t = 0; t < steps; t++) {
+        dt[t] = step_of(a, dt[t] + bias, &slope);
         y[t] = a->skip ? skip * input[t] : splat(0);
         input[t] *= dt[t];
         sum += dt[t];
+        fetch_row(&a->u, at_u, t + SEGMENT);
+        fetch_row(&a->delta, at_delta, t + SEGMENT);
     }
     for (long n = 0; n < a->states; n++) {
         const float *B = (const float *)a->B.data + element(&a->B, p, n, time);

@@ -23,13 +23,9 @@ static inline void transpose(vec *rows) {
 }
 
 INLINE void read_as(vec *tile, const struct series *x, long at, long count, long steps,
-                    long next, enum dtype dtype) {
+                    enum dtype dtype) {
     if (x->channel == 1 && count >= WIDTH) {
-        long bytes = dtype == FLOAT32 ? 4 : 2;
-        for (long t = 0; t < steps; t++) {
-            tile[t] = load(x->data, at + t * x->time, dtype);
-            __builtin_prefetch((const char *)x->data + (at + (t + next) * x->time) * bytes);
-        }
+        for (long t = 0; t < steps; t++) tile[t] = load(x->data, at + t * x->time, dtype);
     } else if (x->time == 1) {
         for (long t = 0; t < steps; t += WIDTH) {
             vec *rows = tile + t; /* a row for each channel, then for each step */
@@ -74,14 +70,19 @@ INLINE void write_as(vec *tile, const struct series *x, long at, long count, lon
     }
 }
 
-/* Read `count` channels, zeros in the place of others, from element `at` on. The tile that is to be
- * read next lies `next` steps from it. */
-static inline void read_tile(vec *tile, const struct series *x, long at, long count, long steps,
-                             long next) {
+/* Read `count` channels, zeros in the place of others, from element `at` on. */
+static inline void read_tile(vec *tile, const struct series *x, long at, long count, long steps) {
     if (x->dtype == FLOAT32)
-        read_as(tile, x, at, count, steps, next, FLOAT32);
+        read_as(tile, x, at, count, steps, FLOAT32);
     else
-        read_as(tile, x, at, count, steps, next, BFLOAT16);
+        read_as(tile, x, at, count, steps, BFLOAT16);
+}
+
+/* Bring a row of a tile into the cache, `steps` after element `at`. Rows lie too far apart for the
+ * processor to foresee; all at once they would wait for each other. */
+INLINE void fetch_row(const struct series *x, long at, long steps) {
+    long bytes = x->dtype == FLOAT32 ? 4 : 2;
+    __builtin_prefetch((const char *)x->data + (at + steps * x->time) * bytes);
 }
 
 /* Write `count` channels; the tile is not what it was afterwards. */
