@@ -3,24 +3,28 @@
 Paper: arXiv 2405.07992, algorithm 1. It is one operator because a CPU is fastest when it takes each
 strip of rows through the whole branch, and because the backward pass can recompute what is cheap.
 
-``reference.py``    the definition
-``cpu.py``          CPU: strips of rows, by the passes of ``cpu_gate.py``
-``composed.py``     GPU: matrix products of the libraries around a gate, which is
-``triton_gate.py``  on CUDA: kernels, whose work on tiles is in ``triton_tiles.py``
-``plain_gate.py``   elsewhere: plain operations
+``reference.py``      the definition
+``cpu.py``            CPU: strips of rows through the libraries' matrix products and passes between
+                      them, which are
+``native_passes.py``  C kernels in float32 and bfloat16, where they are installed
+``torch_passes.py``   plain operations elsewhere
+``composed.py``       GPU: matrix products of the libraries around a gate, which is
+``triton_gate.py``    on CUDA: kernels, whose work on tiles is in ``triton_tiles.py``
+``plain_gate.py``     elsewhere: plain operations
 """
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, library
 from torch.compiler import is_compiling
 
+from .. import native
 from ..modes import by_definition, compute_dtype, exporting
 from ..triton_use import runs_triton
-from . import cpu, plain_gate
+from . import native_passes, plain_gate, torch_passes
 from .composed import Composed
+from .cpu import Strips
 from .parameters import Parameters
 from .reference import ACTIVATIONS, gated_cnn_reference
 
@@ -86,14 +90,17 @@ def gated_cnn(
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     # Inference outside of graphs goes past the dispatcher, a tenth of a millisecond for each block.
     forward = torch.ops.mambaout_mm.gated_cnn if keep or is_compiling() else _forward
-    y, *_ = forward(*inputs, activation, eps, compute_dtype(x), keep)
+    # Here and not in the operator, so that the backward pass finds them cast.
+    parameters = Parameters(*inputs[1:]).to(compute_dtype(x))
+    y, *_ = forward(x, *parameters, activation, eps, keep)
     return y
 
 
-def _branch(device: torch.device, dtype: torch.dtype) -> ModuleType | Composed:
+def _branch(device: torch.device, dtype: torch.dtype) -> Strips | Composed:
     """The implementation for a device and a dtype. No other place decides this."""
     if device.type == 'cpu':
-        return cpu
+        in_c = dtype in native.DTYPES and native.kernels() is not None
+        return Strips(native_passes if in_c else torch_passes)
     if runs_triton(device, dtype, 'gated_cnn', 'its gate in plain PyTorch operations'):
         from . import triton_gate
 
@@ -136,7 +143,6 @@ def _forward(
     fc2_bias: Tensor,
     activation: str,
     eps: float,
-    dtype: torch.dtype,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     parameters = Parameters(
@@ -150,7 +156,8 @@ def _forward(
         fc2_bias,
     )
     with torch.autocast(x.device.type, enabled=False):
-        return _branch(x.device, dtype).forward(x, parameters.to(dtype), activation, eps, keep)
+        branch = _branch(x.device, fc1_weight.dtype)
+        return branch.forward(x, parameters, activation, eps, keep)
 
 
 _forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args=())
@@ -158,8 +165,10 @@ _forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args
 
 @_forward_op.register_fake
 def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *parameters, _, _, dtype, keep = inputs
-    hidden, _, conv_dim = Parameters(*parameters).widths
+    *parameters, _, _, keep = inputs
+    parameters = Parameters(*parameters)
+    hidden, _, conv_dim = parameters.widths
+    dtype = parameters.fc1_weight.dtype
     widths = _branch(x.device, dtype).kept_widths(hidden, conv_dim)
     shapes = [(*x.shape[:-1], width) if keep and width else (0,) for width in widths]
     return tuple(x.new_empty(shape, dtype=dtype) for shape in (x.shape, *shapes))
@@ -194,7 +203,7 @@ def _backward_op(
     )
     with torch.autocast(x.device.type, enabled=False):
         grad_x, grads = _branch(x.device, kept.dtype).backward(
-            grad_y, x, parameters.to(kept.dtype), kept, kept_c, activation, eps
+            grad_y, x, parameters, kept, kept_c, activation, eps
         )
     cast = (grad.to(given.dtype) for grad, given in zip(grads, parameters, strict=True))
     return tuple(grad.contiguous() for grad in (grad_x, *cast))  # as the fake kernel promises
@@ -207,7 +216,7 @@ def _(grad_y: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.activation, ctx.eps, _, _ = inputs
+    *tensors, ctx.activation, ctx.eps, _ = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
@@ -218,7 +227,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None,
     grads = torch.ops.mambaout_mm.gated_cnn_backward(
         grad_y, *ctx.saved_tensors, ctx.activation, ctx.eps
     )
-    return *grads, None, None, None, None
+    return *grads, None, None, None
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)

@@ -1,7 +1,8 @@
 """The branch of a Gated CNN block on a CPU, in strips of rows that stay in the cache.
 
 It computes ``fc2(act(g) * cat(i, conv(c)))`` with ``g, i, c = split(fc1(norm(x)))``; maps are
-(N, H, W, C).
+(N, H, W, C). Matrix products and convolutions are oneDNN's; what lies between them are the passes
+of ``native_passes.py`` or ``torch_passes.py``.
 
 A CPU pays for a full-size intermediate twice: in bandwidth, and in page faults, because every
 operation maps memory of more than 32 MB afresh (glibc's largest mmap threshold). Only maps as wide
@@ -10,20 +11,13 @@ as the block's input or c exist as a whole, and for a backward pass the rest of 
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu_gate import (
-    activate,
-    column_sums,
-    convolve,
-    gate_backward,
-    input_gradient,
-    weight_gradient,
-)
 from .parameters import Parameters
 
 # oneDNN and its caller keep what they have compiled for each shape, up to 1024 shapes each by
@@ -35,95 +29,94 @@ for _limit in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
 STRIP_PIXELS = 8192  # about
 
 
-def kept_widths(hidden: int, conv_dim: int) -> tuple[int, int]:
-    """Widths of the two tensors that the forward pass keeps: fc1's [g | i], and its c."""
-    return 2 * hidden - conv_dim, conv_dim
+class Strips:
+    """The branch by given passes.
 
-
-def forward(
-    x: Tensor, parameters: Parameters, activation: str, eps: float, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (N, H, W, C), and fc1's output in two parts for a backward pass.
-
-    The parts are [g | i], (N, H, W, 2h - Cc), and c, (N, H, W, Cc); both empty unless ``keep``.
+    Args:
+        passes (ModuleType): ``native_passes`` or ``torch_passes``.
     """
-    p, dtype = parameters, parameters.fc1_weight.dtype
-    hidden, inner, _ = p.widths
-    outer = hidden + inner  # width of [g | i]
-    n = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps).to(dtype)
-    c = linear(n, p.fc1_weight[outer:], p.fc1_bias[outer:])
-    mixed = convolve(c, p.conv_weight, p.conv_bias)
-    parts = list(strips(x))
-    y, kept = n.new_empty(x.shape), None
-    if keep and len(parts) > 1:
-        kept = n.new_empty((*x.shape[:-1], outer))
-    weight, bias = p.fc1_weight[:outer], p.fc1_bias[:outer]
-    for strip in parts:
+
+    def __init__(self, passes: ModuleType) -> None:
+        self.passes = passes
+
+    @staticmethod
+    def kept_widths(hidden: int, conv_dim: int) -> tuple[int, int]:
+        """Widths of the two tensors that the forward pass keeps: fc1's [g | i], and its c."""
+        return 2 * hidden - conv_dim, conv_dim
+
+    def forward(
+        self, x: Tensor, parameters: Parameters, activation: str, eps: float, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Output (N, H, W, C), and fc1's output in two parts for a backward pass.
+
+        The parts are [g | i], (N, H, W, 2h - Cc), and c, (N, H, W, Cc); both empty unless ``keep``.
+        """
+        p, dtype = parameters, parameters.fc1_weight.dtype
+        hidden, inner, _ = p.widths
+        outer = hidden + inner  # width of [g | i]
+        n = self.passes.layer_norm(x, p.norm_weight, p.norm_bias, eps, dtype)
+        c = linear(n, p.fc1_weight[outer:], p.fc1_bias[outer:])
+        mixed = convolve(c, p.conv_weight, p.conv_bias)
+        weight, bias = p.fc1_weight[:outer], p.fc1_bias[:outer]
+        parts = list(strips(x))
+        kept = linear(n, weight, bias) if keep else None
+        y = n.new_empty(x.shape)
+        for strip in parts:
+            gi = linear(n[strip], weight, bias) if kept is None else kept[strip]
+            gate = self.passes.gate(gi, mixed[strip], activation)
+            if len(parts) > 1:
+                linear_into(y[strip], gate, p.fc2_weight, p.fc2_bias)
+            else:
+                y = linear(gate, p.fc2_weight, p.fc2_bias)
         if kept is None:
-            gi = linear(n[strip], weight, bias)
-        else:
-            gi = kept[strip]
-            torch.addmm(bias, n[strip].flatten(0, 2), weight.t(), out=gi.view(-1, outer))
-        gate = activate(gi[..., :hidden], activation)
-        gate[..., :inner].mul_(gi[..., hidden:])
-        gate[..., inner:].mul_(mixed[strip])
-        out = linear(gate, p.fc2_weight, p.fc2_bias)
-        if len(parts) > 1:
-            y[strip] = out
-        else:
-            y = out
-    if not keep:
-        return y, n.new_empty(0), n.new_empty(0)
-    return y, gi if kept is None else kept, c
+            return y, n.new_empty(0), n.new_empty(0)
+        return y, kept, c
 
-
-def backward(
-    grad_y: Tensor,
-    x: Tensor,
-    parameters: Parameters,
-    gi: Tensor,
-    c: Tensor,
-    activation: str,
-    eps: float,
-) -> tuple[Tensor, Parameters]:
-    """Gradients of x and of the parameters."""
-    p = parameters
-    hidden, inner, _ = p.widths
-    outer = hidden + inner  # width of [g | i]
-    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
-    n = normed.to(c.dtype)
-    mixed = convolve(c, p.conv_weight, p.conv_bias)
-    grad_mixed, grad_n = c.new_empty(c.shape), c.new_empty(x.shape)
-    sums = [_total_for(x) for x in (p.fc1_weight, p.fc1_bias, p.fc2_weight, p.fc2_bias)]
-    grad_weight1, grad_bias1, grad_weight2, grad_bias2 = sums
-    parts = list(strips(x))
-    for number, strip in enumerate(parts):
-        g, i = gi[strip].split((hidden, inner), dim=-1)
-        grad = grad_y[strip].contiguous()
-        grad_gi = grad.new_empty((*grad.shape[:-1], outer))
-        gate = gate_backward(
-            matmul(grad, p.fc2_weight), g, i, mixed[strip], activation, grad_gi, grad_mixed[strip]
+    def backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        parameters: Parameters,
+        gi: Tensor,
+        c: Tensor,
+        activation: str,
+        eps: float,
+    ) -> tuple[Tensor, Parameters]:
+        """Gradients of x and of the parameters."""
+        p, passes = parameters, self.passes
+        outer = gi.shape[-1]  # width of [g | i]
+        n = passes.layer_norm(x, p.norm_weight, p.norm_bias, eps, c.dtype)
+        mixed = convolve(c, p.conv_weight, p.conv_bias)
+        grad_mixed, grad_n = c.new_empty(c.shape), c.new_empty(x.shape)
+        parts = list(strips(x))
+        sums = None
+        for strip in parts:
+            grad = grad_y[strip].contiguous()
+            gate, grad_gi, grad_bias = passes.gate_backward(
+                matmul(grad, p.fc2_weight), gi[strip], mixed[strip], activation, grad_mixed[strip]
+            )
+            part = (
+                matmul_over_pixels(grad_gi, n[strip]),
+                grad_bias,
+                matmul_over_pixels(grad, gate),
+                passes.column_sums(grad),
+            )
+            sums = part if sums is None else _add(sums, part)
+            if len(parts) > 1:
+                linear_into(grad_n[strip], grad_gi, p.fc1_weight[:outer].t(), None)
+            else:
+                grad_n = matmul(grad_gi, p.fc1_weight[:outer])
+        grad_weight_gi, grad_bias_gi, *grad_fc2 = sums
+        grad_c = input_gradient(grad_mixed, p.conv_weight)
+        grad_weight_c, grad_bias_c = matmul_over_pixels(grad_c, n), passes.column_sums(grad_c)
+        grad_n += matmul(grad_c, p.fc1_weight[outer:])
+        grad_x, *grad_norm = passes.layer_norm_backward(grad_n, x, p.norm_weight, p.norm_bias, eps)
+        grad_conv = passes.conv_gradients(c, grad_mixed, p.conv_weight.shape[-1])
+        grad_fc1 = (
+            torch.cat((grad_weight_gi, grad_weight_c)),
+            torch.cat((grad_bias_gi, grad_bias_c)),
         )
-        _add_matmul(grad_weight2, grad, gate, number == 0)
-        _add_matmul(grad_weight1[:outer], grad_gi, n[strip], number == 0)
-        grad_bias2 += column_sums(grad)
-        grad_bias1[:outer] += column_sums(grad_gi)
-        part = matmul(grad_gi, p.fc1_weight[:outer])
-        if len(parts) > 1:
-            grad_n[strip] = part
-        else:
-            grad_n = part
-    grad_c = input_gradient(grad_mixed, p.conv_weight)
-    _add_matmul(grad_weight1[outer:], grad_c, n, True)
-    grad_bias1[outer:] += column_sums(grad_c)
-    grad_n += matmul(grad_c, p.fc1_weight[outer:])
-    grad_x, *grad_norm = torch.ops.aten.native_layer_norm_backward(
-        grad_n.to(x.dtype), x, x.shape[-1:], mean, rstd, p.norm_weight, p.norm_bias, [True] * 3
-    )
-    grad_conv_weight = weight_gradient(c, grad_mixed, p.conv_weight.shape[-1])
-    grad_conv_bias = column_sums(grad_mixed)
-    grads = (*grad_norm, *sums[:2], grad_conv_weight, grad_conv_bias, *sums[2:])
-    return grad_x, Parameters(*grads)
+        return grad_x, Parameters(*grad_norm, *grad_fc1, *grad_conv, *grad_fc2)
 
 
 def strips(x: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -155,6 +148,52 @@ def matmul(x: Tensor, matrix: Tensor) -> Tensor:
     return x @ matrix
 
 
+def linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Write ``F.linear(x, weight, bias)`` to a part of a map."""
+    if x.dtype == torch.bfloat16 and bias is not None:
+        torch.addmm(bias, x.flatten(0, 2), weight.t(), out=out.view(-1, out.shape[-1]))
+    elif x.dtype == torch.bfloat16:
+        torch.mm(x.flatten(0, 2), weight.t(), out=out.view(-1, out.shape[-1]))
+    else:  # oneDNN's operator has no way to say where to, and is faster in spite of the copy
+        out.copy_(matmul(x, weight.t()) if bias is None else linear(x, weight, bias))
+
+
+def matmul_over_pixels(left: Tensor, right: Tensor) -> Tensor:
+    """``left^T @ right`` over all pixels, of (N, H, W, A) and (N, H, W, B): (A, B).
+
+    In float32 by oneDNN, which takes half of MKL's time if the result has less rows than columns.
+    """
+    left, right = left.flatten(0, 2).t(), right.flatten(0, 2).t()
+    if left.dtype != torch.float32 or not _has_onednn(left.dtype):
+        return left @ right.t()
+    if len(left) > len(right):
+        return torch.ops.mkldnn._linear_pointwise(right, left, None, 'none', [], '').t()
+    return torch.ops.mkldnn._linear_pointwise(left, right, None, 'none', [], '')
+
+
+def _add(sums: Iterable[Tensor], parts: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Sums of one more strip, in float32 at least."""
+    return tuple(
+        total.to(torch.promote_types(total.dtype, torch.float32)) + part
+        for total, part in zip(sums, parts, strict=True)
+    )
+
+
+def convolve(c: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depthwise convolution with zero padding, (N, H, W, Cc) to the same shape."""
+    padding = weight.shape[-1] // 2
+    y = F.conv2d(c.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=weight.shape[0])
+    return y.permute(0, 2, 3, 1)
+
+
+def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of :func:`convolve`'s input: the convolution with the kernel turned by 180 degrees.
+
+    So oneDNN takes its code for a forward pass, which is faster than its code for a backward pass.
+    """
+    return convolve(grad, weight.flip(2, 3), None)
+
+
 @functools.cache
 def _has_onednn(dtype: torch.dtype) -> bool:
     """Whether this build and processor have the operator that Inductor takes for ``nn.Linear``."""
@@ -164,25 +203,3 @@ def _has_onednn(dtype: torch.dtype) -> bool:
         and torch.backends.cpu.get_cpu_capability().startswith('AVX512')
         and hasattr(torch.ops.mkldnn, '_linear_pointwise')
     )
-
-
-def _add_matmul(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
-    """``total += left^T @ right`` over all pixels, or ``total = left^T @ right`` if ``first``."""
-    left, right = left.flatten(0, 2).t(), right.flatten(0, 2)
-    if total.dtype == left.dtype:
-        torch.addmm(total, left, right, beta=0 if first else 1, out=total)
-    elif first:
-        total.copy_(left @ right)
-    else:
-        total += left @ right
-
-
-def _total_for(parameter: Tensor) -> Tensor:
-    """Memory to add a parameter's gradient up in, float32 at least.
-
-    Zeros for a vector. A matrix stays uninitialised: `_add_matmul` starts it.
-    """
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    if parameter.dim() == 2:
-        return torch.empty_like(parameter, dtype=dtype)
-    return torch.zeros_like(parameter, dtype=dtype)

@@ -27,6 +27,7 @@ enum { WIDTH = 4 };
 #endif
 
 typedef float vec __attribute__((vector_size(WIDTH * sizeof(float))));
+typedef float quad __attribute__((vector_size(4 * sizeof(float))));
 typedef int32_t ints __attribute__((vector_size(WIDTH * sizeof(float))));
 typedef uint32_t bits __attribute__((vector_size(WIDTH * sizeof(float))));
 typedef uint16_t halves __attribute__((vector_size(WIDTH * sizeof(uint16_t))));
@@ -69,12 +70,15 @@ INLINE float bfloat16_to_float(uint16_t x) {
     return f;
 }
 
-/* To the nearest, ties to even; NaN stays NaN. */
-INLINE halves to_bfloat16(vec x) {
+/* The bits of bfloat16 in the upper half: to the nearest, ties to even; NaN stays NaN. */
+INLINE bits round_to_bfloat16(vec x) {
     bits u = (bits)x;
-    bits rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    bits nan = (bits)(x != x);
-    return __builtin_convertvector((rounded & ~nan) | (0x7fc0u & nan), halves);
+    bits rounded = u + 0x7fffu + ((u >> 16) & 1u);
+    return (bits)choose(x != x, (vec)(0x7fc00000u | (bits){0}), (vec)rounded);
+}
+
+INLINE halves to_bfloat16(vec x) {
+    return __builtin_convertvector(round_to_bfloat16(x) >> 16, halves);
 }
 
 /* WIDTH elements from element `index` on. */
@@ -98,6 +102,30 @@ INLINE void store(void *base, long index, vec x, enum dtype dtype) {
     memcpy((uint16_t *)base + index, &h, sizeof h);
 }
 
+/* 2 * WIDTH elements, in an order of their own that `store_pair` puts right: in bfloat16 the even
+ * ones and the odd ones, which takes fewer instructions. */
+INLINE void load_pair(const void *base, long index, vec pair[2], enum dtype dtype) {
+    if (dtype == FLOAT32) {
+        pair[0] = load(base, index, dtype);
+        pair[1] = load(base, index + WIDTH, dtype);
+        return;
+    }
+    bits u;
+    memcpy(&u, (const uint16_t *)base + index, sizeof u);
+    pair[0] = (vec)(u << 16);
+    pair[1] = (vec)(u & 0xffff0000u);
+}
+
+INLINE void store_pair(void *base, long index, const vec pair[2], enum dtype dtype) {
+    if (dtype == FLOAT32) {
+        store(base, index, pair[0], dtype);
+        store(base, index + WIDTH, pair[1], dtype);
+        return;
+    }
+    bits u = round_to_bfloat16(pair[0]) >> 16 | (round_to_bfloat16(pair[1]) & 0xffff0000u);
+    memcpy((uint16_t *)base + index, &u, sizeof u);
+}
+
 /* The first `count` elements, the others 0. */
 INLINE vec load_part(const void *base, long index, long count, enum dtype dtype) {
     vec x = {0};
@@ -118,9 +146,10 @@ INLINE void store_part(void *base, long index, long count, vec x, enum dtype dty
 }
 
 INLINE float sum(vec x) {
-    float total = 0;
-    for (int k = 0; k < WIDTH; k++) total += x[k];
-    return total;
+    quad quads[WIDTH / 4], total = {0};
+    memcpy(quads, &x, sizeof x);
+    for (int k = 0; k < WIDTH / 4; k++) total += quads[k];
+    return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 /* 2^x: 0 or denormal below -126, infinite from 128 on, NaN of NaN. */

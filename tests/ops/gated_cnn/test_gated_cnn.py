@@ -8,11 +8,23 @@ from torch import library
 from torch.utils.checkpoint import checkpoint
 
 from mambaout_mm.ops import gated_cnn as package
-from mambaout_mm.ops.gated_cnn import composed, cpu, cpu_gate, gated_cnn, plain_gate
+from mambaout_mm.ops import native
+from mambaout_mm.ops.gated_cnn import (
+    composed,
+    cpu,
+    gated_cnn,
+    native_passes,
+    plain_gate,
+    torch_passes,
+)
 from mambaout_mm.ops.gated_cnn.parameters import Parameters
 from mambaout_mm.ops.gated_cnn.reference import gated_cnn_reference
 
-BRANCHES = {'cpu': cpu, 'composed': composed.Composed(plain_gate)}
+BRANCHES = {
+    'native': cpu.Strips(native_passes),
+    'torch': cpu.Strips(torch_passes),
+    'composed': composed.Composed(plain_gate),
+}
 NAMES = ('y', 'x', *Parameters._fields)
 EPS = 1e-2  # large enough for its loss to show
 
@@ -31,8 +43,18 @@ CASES = {
 
 @pytest.fixture(params=BRANCHES)
 def branch(request, monkeypatch):
-    """Each implementation of the branch, on a CPU whatever it is meant for."""
-    monkeypatch.setattr(package, '_branch', lambda device, dtype: BRANCHES[request.param])
+    """Each implementation of the branch, on a CPU whatever it is meant for.
+
+    The C kernels for the dtypes that they have, as everywhere.
+    """
+    if request.param == 'native' and native.kernels() is None:
+        pytest.skip(f'C kernels: {native.description()}')
+
+    def chosen(device, dtype):
+        too_wide = request.param == 'native' and dtype not in native.DTYPES
+        return BRANCHES['torch' if too_wide else request.param]
+
+    monkeypatch.setattr(package, '_branch', chosen)
     return request.param
 
 
@@ -115,12 +137,19 @@ def assert_agrees(inputs, activation='gelu'):
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('case', CASES)
 def test_agrees_with_the_definition(case, dtype, activation, branch):
+    if branch == 'native' and dtype not in native.DTYPES:
+        pytest.skip('the C kernels have no float64')
     assert_agrees(random_inputs(*CASES[case], dtype), activation)
 
 
-def test_the_device_and_the_dtype_decide_what_computes():
+def test_the_device_and_the_dtype_decide_what_computes(monkeypatch):
     cuda = torch.device('cuda')
-    assert package._branch(torch.device('cpu'), torch.float32) is cpu
+    assert package._branch(torch.device('cpu'), torch.float64).passes is torch_passes
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(native, 'kernels', object)
+        assert package._branch(torch.device('cpu'), dtype).passes is native_passes
+        monkeypatch.setattr(native, 'kernels', lambda: None)
+        assert package._branch(torch.device('cpu'), dtype).passes is torch_passes
     assert package._branch(cuda, torch.float64).gate is plain_gate
     assert package._branch(torch.device('xpu'), torch.float32).gate is plain_gate
     pytest.importorskip('triton', minversion='3.3')
@@ -164,9 +193,9 @@ def test_strips_cover_the_map_once(shape, pixels, parts, monkeypatch):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(('shape', 'pixels', 'parts'), STRIPS)
-def test_agrees_with_the_definition_in_strips(shape, pixels, parts, dtype, monkeypatch):
+def test_agrees_with_the_definition_in_strips(shape, pixels, parts, dtype, branch, monkeypatch):
     monkeypatch.setattr(cpu, 'STRIP_PIXELS', pixels)
-    monkeypatch.setattr(cpu_gate, 'STRIP_ELEMENTS', 8 * pixels)
+    monkeypatch.setattr(torch_passes, 'STRIP_ELEMENTS', 8 * pixels)
     assert_agrees(random_inputs(shape, 6, 13, 8, 5, dtype))
 
 
@@ -303,7 +332,7 @@ def test_gradcheck(branch):
 def test_is_a_well_behaved_operator(keep, branch):
     inputs = random_inputs((2, 3, 2), 4, 13, 4, 3, torch.float32)
     inputs = [tensor.requires_grad_(keep) for tensor in inputs]
-    arguments = (*inputs, 'gelu', EPS, torch.float32, keep)
+    arguments = (*inputs, 'gelu', EPS, keep)
     library.opcheck(torch.ops.mambaout_mm.gated_cnn, arguments)
 
 
