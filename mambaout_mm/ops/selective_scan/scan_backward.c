@@ -59,6 +59,8 @@ static void read_block(const struct scan *a, const struct place *p, struct block
         fetch_row(&a->u, at_u, t - SEGMENT);
         fetch_row(&a->delta, at_delta, t - SEGMENT);
         fetch_row(&a->grad_y, at_grad_y, t - SEGMENT);
+        fetch_row(&a->grad_u, element(&a->grad_u, p, channel, time), t);
+        fetch_row(&a->grad_delta, element(&a->grad_delta, p, channel, time), t);
     }
     /* Too scattered for the processor to foresee. */
     for (long n = 0; n < a->states; n++)

@@ -14,6 +14,7 @@ INLINE void block(const struct scan *a, const struct place *p, long channel, lon
     vec dt[SEGMENT], input[SEGMENT], y[SEGMENT]; /* input: u, then dt u */
     long count = least(WIDTH, p->last - channel), at = p->group * a->channels + channel;
     long at_u = element(&a->u, p, channel, time), at_delta = element(&a->delta, p, channel, time);
+    long at_y = element(&a->y, p, channel, time);
     read_tile(input, &a->u, at_u, count, steps);
     read_tile(dt, &a->delta, at_delta, count, steps);
     vec skip = a->skip ? load_floats(a->skip, at, count) : splat(0);
@@ -25,6 +26,7 @@ INLINE void block(const struct scan *a, const struct place *p, long channel, lon
         sum += dt[t];
         fetch_row(&a->u, at_u, t + SEGMENT);
         fetch_row(&a->delta, at_delta, t + SEGMENT);
+        if (outputs) fetch_row(&a->y, at_y, t);
     }
     for (long n = 0; n < a->states; n++) {
         const float *B = (const float *)a->B.data + element(&a->B, p, n, time);
@@ -42,7 +44,7 @@ INLINE void block(const struct scan *a, const struct place *p, long channel, lon
         if (after) store_floats(after, n * a->channels + channel, count, h);
     }
     if (outputs) {
-        write_tile(y, &a->y, element(&a->y, p, channel, time), count, steps);
+        write_tile(y, &a->y, at_y, count, steps);
     } else {
         long sum_at = state_element(a, p, p->chunk, 1, 0, channel);
         store_floats(a->steps, sum_at, count, load_floats(a->steps, sum_at, count) + sum);
