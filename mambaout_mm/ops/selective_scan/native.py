@@ -14,7 +14,7 @@ from torch import Tensor
 from ..native import DTYPES, in_huge_pages, kernels
 
 SEGMENT = 64  # steps of a segment: SEGMENT of scan.h
-SLABS = (64, 32, 16)  # channels that a task may have; at most SLAB of scan.h
+SLABS = (96, 64, 32, 16)  # channels that a task may have; at most SLAB of scan.h
 TASKS = 8  # enough for narrower slabs not to be needed
 FEW_TASKS = 4  # fewer slabs than that are cut into chunks as well, which costs a second pass
 

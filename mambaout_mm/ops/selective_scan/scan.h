@@ -20,7 +20,7 @@
 #include "../native/parallel.h"
 #include "../native/vector.h"
 
-enum { SEGMENT = 64, SLAB = 64 };
+enum { SEGMENT = 64, SLAB = 96 };
 
 /* (batch, groups, channels or states, length), in any memory layout; strides in elements. */
 struct series {
