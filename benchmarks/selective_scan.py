@@ -1,6 +1,6 @@
-"""Time the selective scan against the plain recurrence and, on CUDA, against the copy rate.
+"""Time the selective scan: on a CPU against slower ways to compute it, on CUDA against copying.
 
-`python benchmarks/selective_scan.py` checks parity first, then takes turns between the two in one
+`python benchmarks/selective_scan.py` checks parity first, then takes turns between them in one
 process and writes medians with their spread to selective_scan.csv.
 """
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -17,13 +18,16 @@ from torch import Tensor
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.machine import machine
 from mambaout_mm.measure.timing import spread_of, take_turns
-from mambaout_mm.ops.selective_scan import selective_scan
+from mambaout_mm.ops import selective_scan as operator
+from mambaout_mm.ops.native import kernels
+from mambaout_mm.ops.selective_scan import blocked, selective_scan
 from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
 
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'selective_scan.csv'
 GROUPS = 4  # the directions of VMamba
-LOOP_LENGTH = 2000  # a plain loop's gradients at full length take gigabytes
+PARITY_LENGTH = 2000  # a plain loop's gradients at full length take gigabytes
+LOOP_LENGTH = 16000  # the longest sequence that the plain loop is timed on
 
 
 class Case(NamedTuple):
@@ -35,7 +39,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    'cpu': [Case(16000, 384, 1), Case(4000, 384, 16)],
+    'cpu': [Case(64000, 384, 1), Case(16000, 384, 1), Case(4000, 384, 16)],
     'cuda': [Case(64000, 384, 1), Case(16000, 768, 1), Case(4000, 384, 16)],
 }
 
@@ -82,12 +86,12 @@ def forward(scan: Callable[..., Tensor], inputs: list[Tensor], cotangent: Tensor
 def check_parity(case: Case, dtype: torch.dtype, device: str) -> float:
     """Largest relative error of output and gradients against float64.
 
-    At the timed length on CUDA, where float64 is what the CPU's blocks give; on a CPU, those are
-    what is timed, and they are compared with the plain loop.
+    At the timed length on CUDA, where float64 is what the CPU's blocks give; on a CPU, compared
+    with the plain loop, at no more than `PARITY_LENGTH`.
     """
     plain = device == 'cpu'
     if plain:
-        case = case._replace(length=min(case.length, LOOP_LENGTH))
+        case = case._replace(length=min(case.length, PARITY_LENGTH))
     inputs = inputs_of(case, dtype, device)
     exact = [x.double().cpu() for x in inputs]
     cotangent = cotangent_of(inputs)
@@ -101,23 +105,34 @@ def check_parity(case: Case, dtype: torch.dtype, device: str) -> float:
     return max(errors)
 
 
-def benchmark(case: Case, what: str, dtype: torch.dtype, rounds: int, device: str) -> dict:
-    """One row: the scan, what it is compared with, and their ratio.
+def with_blocks(call: Callable[[], object]) -> object:
+    """A call in which the scan is blocks of PyTorch's operations, as without a C compiler."""
+    with mock.patch.object(operator, '_implementation', lambda u: blocked):
+        return call()
 
-    On a CPU that is the plain recurrence. On CUDA it is a copy of as many bytes as have to move in
-    two passes over the sequence, one for the chunks' ends and one for the result. Forward: u and
-    delta twice, y once. Backward: grad_y and delta, then grad_y, u and delta again, and grad_u and
-    grad_delta. y and grad_y are float32. B, C and the chunks' states are left out: they are small.
+
+def benchmark(
+    case: Case, what: str, dtype: torch.dtype, rounds: int, device: str
+) -> list[dict[str, object]]:
+    """The scan, and what it is compared with: a row for each, with their ratio.
+
+    On a CPU that is blocks of PyTorch's operations, where the scan is C kernels, and the plain
+    recurrence, up to a length of `LOOP_LENGTH`. On CUDA it is a copy of as many bytes as have to
+    move in two passes over the sequence, one for the chunks' ends and one for the result. Forward:
+    u and delta twice, y once. Backward: grad_y and delta, then grad_y, u and delta again, and
+    grad_u and grad_delta. y and grad_y are float32. B, C and the chunks' states are left out: they
+    are small.
     """
     inputs = inputs_of(case, dtype, device)
     cotangent = cotangent_of(inputs)
     run = forward if what == 'forward' else gradients
     calls = {'scan': lambda: run(selective_scan, inputs, cotangent)}
     if device == 'cpu':
-        other = 'loop'
-        calls[other] = lambda: run(selective_scan_reference, inputs, cotangent)
+        if kernels() is not None:
+            calls['blocked'] = lambda: with_blocks(calls['scan'])
+        if case.length <= LOOP_LENGTH:
+            calls['loop'] = lambda: run(selective_scan_reference, inputs, cotangent)
     else:
-        other = 'copy'
         size = inputs[0].element_size()
         moved = 4 * size + 4
         if what != 'forward':
@@ -125,18 +140,21 @@ def benchmark(case: Case, what: str, dtype: torch.dtype, rounds: int, device: st
         # A copy reads and writes: half of the bytes each.
         source = torch.empty(moved * inputs[0].numel() // 2, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
-        calls[other] = lambda: target.copy_(source)
-    times = take_turns(calls, rounds, device)
-    row = dict(length=case.length, channels=case.channels, state=case.state, what=what)
-    row |= dict(dtype=str(dtype).removeprefix('torch.'), compared_with=other, rounds=rounds)
-    for name, seconds in times.items():
-        spread = spread_of(seconds)
-        name = 'scan' if name == 'scan' else 'other'
-        row[f'{name}_ms_median'] = round(1e3 * spread.median, 4)
-        row[f'{name}_ms_p10'] = round(1e3 * spread.p10, 4)
-        row[f'{name}_ms_p90'] = round(1e3 * spread.p90, 4)
-    row['other_over_scan'] = round(row['other_ms_median'] / row['scan_ms_median'], 3)
-    return row
+        calls['copy'] = lambda: target.copy_(source)
+    spreads = {k: spread_of(v) for k, v in take_turns(calls, rounds, device).items()}
+    scan = spreads.pop('scan')
+    rows = []
+    for compared_with, other in spreads.items():
+        row = dict(length=case.length, channels=case.channels, state=case.state, what=what)
+        row |= dict(dtype=str(dtype).removeprefix('torch.'), compared_with=compared_with)
+        row['rounds'] = rounds
+        for name, spread in dict(scan=scan, other=other).items():
+            row[f'{name}_ms_median'] = round(1e3 * spread.median, 4)
+            row[f'{name}_ms_p10'] = round(1e3 * spread.p10, 4)
+            row[f'{name}_ms_p90'] = round(1e3 * spread.p90, 4)
+        row['other_over_scan'] = round(row['other_ms_median'] / row['scan_ms_median'], 3)
+        rows.append(row)
+    return rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -174,9 +192,9 @@ def main(argv: list[str] | None = None) -> None:
             if not error < (1e-4 if dtype == torch.float32 else 2e-2):
                 sys.exit(f'error: {case} in {dtype} is wrong by {error:.1e}; nothing is timed')
             for what in ('forward', 'forward+backward'):
-                row = benchmark(case, what, dtype, args.rounds, args.device)
-                rows.append(row | dict(parity=f'{error:.1e}') | machine(args.device))
-                print(*(f'{key}={value}' for key, value in rows[-1].items()), sep='  ')
+                for row in benchmark(case, what, dtype, args.rounds, args.device):
+                    rows.append(row | dict(parity=f'{error:.1e}') | machine(args.device))
+                    print(*(f'{key}={value}' for key, value in rows[-1].items()), sep='  ')
     write_csv(args.out / CSV_NAME, rows)
 
 

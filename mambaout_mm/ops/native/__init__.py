@@ -11,11 +11,13 @@ declares in the same order. While it runs, other Python threads run too.
 import ctypes
 import functools
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .compiling import (
     SWITCH,
@@ -28,9 +30,11 @@ from .compiling import (
     switched_off,
 )
 
-__all__ = ['description', 'kernels', 'load', 'off', 'usable_instruction_sets']
+__all__ = ['description', 'in_huge_pages', 'kernels', 'load', 'off', 'usable_instruction_sets']
 
 HERE = Path(__file__).parent
+HUGE_PAGE = 1 << 21
+MADV_HUGEPAGE = 14  # of Linux' mman.h
 FLOAT32, BFLOAT16 = 0, 1  # enum dtype of vector.h
 DTYPES = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 _off = False
@@ -76,6 +80,19 @@ def usable_instruction_sets() -> tuple[str, ...]:
     capability = torch.backends.cpu.get_cpu_capability()
     best = next((name for name in known if capability.startswith(name)), 'DEFAULT')
     return known[known.index(best) :]
+
+
+def in_huge_pages(x: Tensor) -> Tensor:
+    """``x``, whose fresh memory Linux is asked to map in pages of 2 MB.
+
+    Mapping 98 MB in pages of 4 KB takes 38 ms when they are first written, and in those 6.
+    """
+    first, end = x.data_ptr(), x.data_ptr() + x.nbytes
+    first, end = -(-first // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
+    if sys.platform == 'linux' and first < end:
+        size = ctypes.c_size_t(end - first)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), size, MADV_HUGEPAGE)
+    return x
 
 
 def load(instruction_set: str) -> ctypes.CDLL:

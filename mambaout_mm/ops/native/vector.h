@@ -14,6 +14,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 enum { WIDTH = 16 };
 #elif defined(__AVX2__)
@@ -38,6 +42,18 @@ INLINE vec choose(ints mask, vec a, vec b) {
 }
 
 INLINE vec splat(float x) { return x - (vec){0}; }
+
+/* a b + c, whose latency is one instruction's for a chain by way of b. Compilers left to themselves
+ * fuse another product, if c is one. */
+INLINE vec multiply_add(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
 
 INLINE vec absolute(vec x) { return (vec)((bits)x & 0x7fffffffu); }
 
@@ -140,12 +156,17 @@ INLINE float sum(vec x) {
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-/* 2^x: 0 below -127, infinite from 128 on, NaN of NaN. */
+/* 2^x: 0 or denormal below -126, infinite from 128 on, NaN of NaN. */
 INLINE vec exp2_of(vec x) {
+#if defined(__AVX512F__)
+    vec integer = (vec)_mm512_roundscale_ps((__m512)x, 0);
+    vec r = x - integer;
+#else
     const float to_nearest = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     x = at_most(at_least(x, -127.0f), 128.0f);
     vec shifted = x + to_nearest;
     vec r = x - (shifted - to_nearest);
+#endif
     vec p = splat(1.54614515973882e-4f);
     p = p * r + 1.33908721296717e-3f;
     p = p * r + 9.61805665955297e-3f;
@@ -153,7 +174,11 @@ INLINE vec exp2_of(vec x) {
     p = p * r + 2.40226509223911e-1f;
     p = p * r + 6.93147188031209e-1f;
     p = p * r + 1.0f;
+#if defined(__AVX512F__)
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)integer); /* p NaN where x is infinite: right */
+#else
     return (vec)((bits)p + ((bits)shifted << 23));
+#endif
 }
 
 INLINE vec exp_of(vec x) { return exp2_of(x * 1.44269504088896341f); }

@@ -1,9 +1,11 @@
-"""The recurrence of Mamba's state space model, for any length, without a compile step.
+"""The recurrence of Mamba's state space model, for any length.
 
 Paper: arXiv 2312.00752 (Mamba), algorithm 2; several directions at once as in VMamba (arXiv
 2401.10166).
 
 ``reference.py``  the definition
+``native.py``     CPU, float32 and bfloat16: C kernels in ``scan_forward.c`` and
+                  ``scan_backward.c``, which share ``scan.h`` and ``tile.h``
 ``blocked.py``    any device: blocks of PyTorch's operations
 ``triton.py``     CUDA: kernels in ``triton_kernels.py``, whose work on tiles is in
                   ``triton_tiles.py``
@@ -16,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
+from .. import native as libraries
 from ..modes import by_definition, without_results
 from ..triton_use import runs_triton
-from . import blocked
+from . import blocked, native
 from .reference import selective_scan_reference
 
 __all__ = ['selective_scan']
@@ -47,9 +50,10 @@ def selective_scan(
 
     Arithmetic, states and y are float32 whatever the inputs are, also under autocast, because sums
     of several directions overflow float16; they are float64 if ``u`` is. Every argument is
-    differentiable, once. The forward pass keeps the state before each block of 64 steps or more
-    (Triton: 16 steps), from which the backward pass recomputes the others. Any memory layout is
-    read in place.
+    differentiable, once. The forward pass keeps the state before each block of 64 steps (PyTorch's
+    operations: or more; Triton: 16 steps), from which the backward pass recomputes the others. Any
+    memory layout is read in place. On a CPU, the kernels' results do not depend on the number of
+    threads.
 
     Decays are expected to shrink the state (A < 0 and steps above 0, as in every published Mamba).
     If they make the state grow past float32's range inside a block, the result is infinite or NaN.
@@ -162,6 +166,8 @@ def _implementation(u: Tensor) -> ModuleType:
         from . import triton
 
         return triton
+    if u.device.type == 'cpu' and u.dtype in libraries.DTYPES and libraries.kernels() is not None:
+        return native
     return blocked
 
 

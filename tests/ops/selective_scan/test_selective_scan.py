@@ -7,41 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support_scan import NAMES, random_inputs, relative_error, with_gradients
 from torch import library
 from torch.utils.checkpoint import checkpoint
 
+from mambaout_mm.ops import native as libraries
 from mambaout_mm.ops.selective_scan import blocked, selective_scan
 from mambaout_mm.ops.selective_scan.reference import selective_scan_reference
 
 DATA = Path(__file__).parents[2] / 'data'
-NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
-
-
-def relative_error(value, expected):
-    return ((value - expected).abs().max() / expected.abs().max()).item()
-
-
-def random_inputs(batch, groups, channels, state, length, dtype=torch.float64, seed=0):
-    """u, delta, A, B, C, D and delta_bias of steps between about 0.05 and 2."""
-    torch.manual_seed(seed)
-    width = groups * channels
-    inputs = (
-        torch.randn(batch, width, length),
-        torch.randn(batch, width, length),
-        -0.1 - 2 * torch.rand(width, state),
-        torch.randn(batch, groups, state, length),
-        torch.randn(batch, groups, state, length),
-        torch.randn(width),
-        torch.randn(width) - 1,
-    )
-    return [x.to(dtype) for x in inputs]
-
-
-def with_gradients(scan, inputs, cotangent, **kwargs):
-    leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
-    y = scan(*leaves, **kwargs)
-    given = [x for x in leaves if x is not None]
-    return y.detach(), torch.autograd.grad(y, given, cotangent)
 
 
 def assert_same(inputs, limit=1e-12, **kwargs):
@@ -58,6 +32,15 @@ def assert_same(inputs, limit=1e-12, **kwargs):
             assert grad.abs().max() == 0, name
         else:
             assert relative_error(grad, other) < limit, name
+
+
+@pytest.fixture(params=['native', 'blocked'])
+def implementation(request, monkeypatch):
+    """Both that a CPU has for float32 and bfloat16; other dtypes always take 'blocked'."""
+    if request.param == 'blocked':
+        monkeypatch.setattr(libraries, 'kernels', lambda: None)
+    elif libraries.kernels() is None:
+        pytest.skip(libraries.description())
 
 
 @pytest.fixture
@@ -142,7 +125,7 @@ def test_any_memory_layout(layout):
 
 
 @pytest.mark.parametrize(('state', 'length'), [(1, 5000), (16, 700)])
-def test_float32_is_as_near_to_float64_as_the_plain_loop(state, length):
+def test_float32_is_as_near_to_float64_as_the_plain_loop(state, length, implementation):
     inputs = random_inputs(1, 4, 8, state, length, torch.float32)
     cotangent = torch.randn_like(inputs[0])
     exact, exact_grads = with_gradients(
@@ -160,8 +143,12 @@ def test_float32_is_as_near_to_float64_as_the_plain_loop(state, length):
         assert relative_error(a, truth) < 2 * relative_error(b, truth) + 1e-6, name
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision_computes_in_float32(dtype):
+@pytest.mark.parametrize(
+    ('implementation', 'dtype'),
+    [('native', torch.bfloat16), ('blocked', torch.bfloat16), ('blocked', torch.float16)],
+    indirect=['implementation'],
+)
+def test_half_precision_computes_in_float32(dtype, implementation):
     inputs = random_inputs(2, 4, 3, 1, 300, torch.float32)
     half = [x.to(dtype) if i in (0, 1, 3, 4) else x for i, x in enumerate(inputs)]
     cotangent = torch.randn_like(inputs[0])
@@ -194,7 +181,7 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize('case', EXTREMES)
-def test_extreme_values_stay_finite(case):
+def test_extreme_values_stay_finite(case, implementation):
     u, delta, A, B, C, D, _ = random_inputs(1, 2, 2, 1, 400, torch.float32)
     delta = torch.full_like(delta, EXTREMES[case]['delta'])
     A = torch.full_like(A, EXTREMES[case]['A'])
@@ -202,7 +189,7 @@ def test_extreme_values_stay_finite(case):
 
 
 @pytest.mark.parametrize('length', [100_000, 262_144])
-def test_constants_forever(length):
+def test_constants_forever(length, implementation):
     """h goes to dt / (1 - exp(-dt A)): the error may not grow with the length."""
     ones = torch.ones(1, 2, length)
     groups = torch.ones(1, 1, 1, length)
@@ -214,7 +201,7 @@ def test_constants_forever(length):
 
 
 @pytest.mark.parametrize(('batch', 'channels', 'state'), [(1, 16, 1), (1, 16, 16), (16, 256, 16)])
-def test_memory_kept_for_backward(batch, channels, state):
+def test_memory_kept_for_backward(batch, channels, state, implementation):
     u, *rest = random_inputs(batch, 1, channels, state, 640, torch.float32)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
@@ -228,7 +215,7 @@ def test_gradcheck(small_segments):
     assert torch.autograd.gradcheck(selective_scan, inputs)
 
 
-def test_is_a_well_behaved_operator():
+def test_is_a_well_behaved_operator(implementation):
     inputs = [x.requires_grad_() for x in random_inputs(1, 2, 2, 1, 19, torch.float32)]
     inputs[0], inputs[1] = (x.detach().unflatten(1, (2, 2)).requires_grad_() for x in inputs[:2])
     library.opcheck(torch.ops.mambaout_mm.selective_scan, (*inputs, True))
@@ -254,7 +241,7 @@ def test_compiles_to_one_graph(backend):
 
 
 @pytest.mark.parametrize('state', [1, 16])
-def test_autocast_does_not_reach_inside(state):
+def test_autocast_does_not_reach_inside(state, implementation):
     inputs = random_inputs(1, 2, 3, state, 200, torch.float32)
     cotangent = torch.randn_like(inputs[0])
     plain = with_gradients(selective_scan, inputs, cotangent)
@@ -264,7 +251,7 @@ def test_autocast_does_not_reach_inside(state):
         assert torch.equal(a, b)
 
 
-def test_checkpointing_gives_the_same_gradients():
+def test_checkpointing_gives_the_same_gradients(implementation):
     u, delta, *rest = random_inputs(1, 2, 3, 1, 40, torch.float32)
     weight = torch.randn(40, 40, requires_grad=True)
 
