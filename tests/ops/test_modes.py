@@ -35,7 +35,7 @@ def test_a_scan_that_is_counted_has_a_shape_and_no_result():
     [
         (
             gated_cnn.gated_cnn,
-            gated_cnn.cpu,
+            gated_cnn.Strips,
             [(1, 2, 3, 6), (6,), (6,), (8, 6), (8,), (2, 1, 3, 3), (2,), (6, 4), (6,)],
             ('gelu', 1e-6),
         ),
