@@ -2,8 +2,6 @@
 #ifndef MAMBAOUT_MM_BANDS_H
 #define MAMBAOUT_MM_BANDS_H
 
-#include <stdlib.h>
-
 #include "../native/vector.h"
 
 struct band {
@@ -28,15 +26,8 @@ INLINE struct band band_at(long index, long height, long channels, long rows) {
 }
 
 /* Vectors of the band with the rows and columns around it that a kernel of `size` reaches. */
-INLINE size_t padded_vectors(const struct band *band, long width, long size) {
-    return (size_t)((band->rows + size - 1) * (width + size - 1));
-}
-
-/* Ends the process where memory ends, as PyTorch does: a task cannot raise an error. */
-INLINE vec *vectors_or_abort(size_t count) {
-    vec *vectors = aligned_alloc(sizeof(vec), count * sizeof(vec));
-    if (!vectors) abort();
-    return vectors;
+INLINE long padded_vectors(const struct band *band, long width, long size) {
+    return (band->rows + size - 1) * (width + size - 1);
 }
 
 /* Copies `count` channels of a row of pixels, from element `at` on, to whole vectors. */
@@ -50,7 +41,7 @@ INLINE void copy_row(vec *to, const void *from, long at, long width, long channe
 INLINE void copy_padded(vec *to, const void *map, const struct band *band, long height, long width,
                         long channels, long size, enum dtype dtype) {
     long pad = size / 2, padded = width + size - 1;
-    memset(to, 0, padded_vectors(band, width, size) * sizeof(vec));
+    memset(to, 0, (size_t)padded_vectors(band, width, size) * sizeof(vec));
     for (long y = 0; y < band->rows + size - 1; y++) {
         long from = band->top + y - pad;
         if (from < 0 || from >= height) continue;

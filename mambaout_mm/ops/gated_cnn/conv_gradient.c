@@ -17,7 +17,8 @@ struct conv_gradient {
     const void *input; /* (images, height, width, channels) */
     const void *grad;  /* (images, height, width, channels) */
     float *sums;       /* (images * bands, size * size + 1, channels): grad_weight, grad_bias */
-    long images, height, width, channels, size, dtype, band, threads;
+    void *copies;      /* (threads, vectors): memory for what tasks copy; aligned to vectors */
+    long images, height, width, channels, size, dtype, band, vectors, threads;
 };
 
 /* The band's sums over columns and rows for kernel rows v to v + count - 1. */
@@ -64,9 +65,8 @@ static void single_taps(const vec *input, const vec *grad, vec *sums, long rows,
 INLINE void band_of(const struct conv_gradient *a, long index, enum dtype dtype) {
     struct band band = band_at(index, a->height, a->channels, a->band);
     long size = a->size, rows = band.rows, bands = (a->height + a->band - 1) / a->band;
-    size_t vectors = padded_vectors(&band, a->width, size);
-    vec *input = vectors_or_abort(vectors + (size_t)(rows * a->width + size * size));
-    vec *grad = input + vectors, *sums = grad + rows * a->width, bias = {0};
+    vec *input = (vec *)a->copies + worker_number() * a->vectors;
+    vec *grad = input + padded_vectors(&band, a->width, size), *sums = grad + rows * a->width, bias = {0};
     copy_padded(input, a->input, &band, a->height, a->width, a->channels, size, dtype);
     for (long y = 0; y < rows; y++) {
         vec *row = grad + y * a->width;
@@ -89,7 +89,6 @@ INLINE void band_of(const struct conv_gradient *a, long index, enum dtype dtype)
     for (long tap = 0; tap < size * size; tap++)
         store_part(to, tap * a->channels, band.count, sums[tap], FLOAT32);
     store_part(to, size * size * a->channels, band.count, bias, FLOAT32);
-    free(input);
 }
 
 static void task_of(const void *arguments, long index) {

@@ -19,7 +19,8 @@ struct convolution {
     const void *weight; /* (channels, size, size) */
     const void *bias;   /* (channels), or NULL */
     void *output;       /* (images, height, width, channels) */
-    long images, height, width, channels, size, dtype, band, turned, threads;
+    void *copies;       /* (threads, vectors): memory for what tasks copy; aligned to vectors */
+    long images, height, width, channels, size, dtype, band, turned, vectors, threads;
 };
 
 /* `columns` neighbouring sums of WIDTH channels. `input` is their upper left tap. */
@@ -66,9 +67,8 @@ INLINE void copy_weight(const struct convolution *a, vec *to, long first, long c
 
 INLINE void band_of(const struct convolution *a, long index, enum dtype dtype) {
     struct band band = band_at(index, a->height, a->channels, a->band);
-    size_t vectors = padded_vectors(&band, a->width, a->size);
-    vec *input = vectors_or_abort(vectors + (size_t)(a->size * a->size));
-    vec *weight = input + vectors, bias = {0};
+    vec *input = (vec *)a->copies + worker_number() * a->vectors, bias = {0};
+    vec *weight = input + padded_vectors(&band, a->width, a->size);
     copy_padded(input, a->input, &band, a->height, a->width, a->channels, a->size, dtype);
     copy_weight(a, weight, band.channel, band.count, dtype);
     if (a->bias) bias = load_part(a->bias, band.channel, band.count, dtype);
@@ -80,7 +80,6 @@ INLINE void band_of(const struct convolution *a, long index, enum dtype dtype) {
         else
             row_of(a, row, weight, bias, at, band.count, a->size, dtype);
     }
-    free(input);
 }
 
 static void task_of(const void *arguments, long index) {

@@ -13,9 +13,11 @@ from .. import native
 
 ACTIVATIONS = {'gelu': 0, 'silu': 1}  # enum activation of gate.c
 TASKS = 32  # about: as many as are shared among threads, whatever their number
-# Of the maps that a task of convolution.c or conv_gradient.c copies to the cache.
-BAND_ROWS = 8
+# Rows of the maps that a task of convolution.c or conv_gradient.c copies to the cache, at most, and
+# vectors of the copies.
+BAND_ROWS = 16
 BAND_VECTORS = 1 << 13
+VECTOR_FLOATS = 16  # at most; PyTorch aligns memory to as many
 
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
 
@@ -51,15 +53,17 @@ class _Convolution(ctypes.Structure):
     """``struct convolution`` of convolution.c."""
 
     _fields_ = _fields(
-        'input weight bias output',
-        'images height width channels size dtype band turned threads',
+        'input weight bias output copies',
+        'images height width channels size dtype band turned vectors threads',
     )
 
 
 class _ConvGradient(ctypes.Structure):
     """``struct conv_gradient`` of conv_gradient.c."""
 
-    _fields_ = _fields('input grad sums', 'images height width channels size dtype band threads')
+    _fields_ = _fields(
+        'input grad sums copies', 'images height width channels size dtype band vectors threads'
+    )
 
 
 class _Columns(ctypes.Structure):
@@ -148,19 +152,22 @@ def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
     x, weight = x.contiguous(), weight.contiguous()
     y = torch.empty_like(x)
-    size = weight.shape[-1]
-    rows = BAND_VECTORS // (x.shape[2] + size - 1) - size + 1
+    size, threads = weight.shape[-1], torch.get_num_threads()
+    rows, vectors = _band(*x.shape[1:3], size, besides=0)
+    copies = x.new_empty(threads * vectors, VECTOR_FLOATS, dtype=torch.float32)
     arguments = _Convolution(
         x.data_ptr(),
         weight.data_ptr(),
         None if bias is None else bias.data_ptr(),
         y.data_ptr(),
+        copies.data_ptr(),
         *x.shape,
         size,
         native.DTYPES[x.dtype],
-        max(1, min(rows, BAND_ROWS)),
+        rows,
         turned,
-        torch.get_num_threads(),
+        vectors,
+        threads,
     )
     native.kernels().depthwise_convolution(ctypes.byref(arguments))
     return y
@@ -168,24 +175,43 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> T
 
 def conv_gradients(c: Tensor, grad: Tensor, size: int) -> tuple[Tensor, Tensor]:
     images, height, width, channels = c.shape
-    bands = -(-height // BAND_ROWS)
+    threads = torch.get_num_threads()
+    rows, vectors = _band(height, width, size, besides=width)
+    bands = -(-height // rows)
+    copies = c.new_empty(threads * vectors, VECTOR_FLOATS, dtype=torch.float32)
     sums = torch.empty(images * bands, size * size + 1, channels)
     arguments = _ConvGradient(
         c.data_ptr(),
         grad.data_ptr(),
         sums.data_ptr(),
+        copies.data_ptr(),
         images,
         height,
         width,
         channels,
         size,
         native.DTYPES[c.dtype],
-        BAND_ROWS,
-        torch.get_num_threads(),
+        rows,
+        vectors,
+        threads,
     )
     native.kernels().conv_weight_gradient(ctypes.byref(arguments))
     grad_weight = sums[:, :-1].sum(0)  # (k * k, Cc)
     return grad_weight.t().reshape(channels, 1, size, size), sums[:, -1].sum(0)
+
+
+def _band(height: int, width: int, size: int, besides: int) -> tuple[int, int]:
+    """Rows of a band whose copies fit the cache, and the vectors that it takes.
+
+    Args:
+        height, width (int): Of the map.
+        size (int): Side of the kernel, which reaches rows and columns around the band.
+        besides (int): Vectors that a row takes besides its copy.
+    """
+    padded = width + size - 1
+    rows = (BAND_VECTORS - (size - 1) * padded) // (padded + besides)
+    rows = max(1, min(rows, BAND_ROWS, height))
+    return rows, (rows + size - 1) * padded + rows * besides + size**2
 
 
 def column_sums(x: Tensor) -> Tensor:

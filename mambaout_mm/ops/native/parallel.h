@@ -12,4 +12,7 @@ typedef void (*task)(const void *arguments, long index);
 /* Run tasks 0 to count - 1 on up to `threads` threads. */
 void run_tasks(task run, const void *arguments, long count, long threads);
 
+/* In a task: the number of its thread, from 0 to threads - 1, for memory of its own. */
+long worker_number(void);
+
 #endif
