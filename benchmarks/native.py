@@ -23,6 +23,7 @@ from mambaout_mm.measure.complexity import count_macs
 from mambaout_mm.measure.machine import machine, matmul_rate
 from mambaout_mm.measure.timing import spread_of, take_turns
 from mambaout_mm.ops import native
+from mambaout_mm.ops.products import linear_layers_by_onednn
 from mambaout_mm.speed.candidates import backbones as mambaout_and_timm
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +161,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f'error: C kernels: {native.description()}')
     rates = {dtype: matmul_rate('cpu', DTYPES[dtype]) for dtype in args.dtypes}
     rows = []
-    with load(args.load):
+    # As in comparisons: no network is to have the faster library alone, timm's neither.
+    with load(args.load), linear_layers_by_onednn():
         for name in args.networks:
             for what in args.what:
                 for dtype in args.dtypes:

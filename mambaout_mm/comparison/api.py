@@ -18,6 +18,7 @@ from mambaout_mm.config_files import CONFIGS, PACKAGE
 from mambaout_mm.files import check_folder
 from mambaout_mm.measure.machine import machine
 from mambaout_mm.ops import native
+from mambaout_mm.ops.products import linear_layers_by_onednn
 from mambaout_mm.trust import trusting
 from mambaout_mm.version import __version__
 
@@ -87,7 +88,12 @@ def run_comparison(
     sections = chosen_sections(options.only)
     session = start_session(options, sections, progress, started)
     records = {}
-    with process_left_as_found(), trusting(options.trust), checkpoints_are_data():
+    with (
+        process_left_as_found(),
+        trusting(options.trust),
+        checkpoints_are_data(),
+        linear_layers_by_onednn(),
+    ):
         for section in sorted(sections, key=lambda section: section.turn):
             records[section] = section.records(session)
     described = session.machine | dict(

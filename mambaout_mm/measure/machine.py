@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mambaout_mm.ops import native
-from mambaout_mm.ops.gated_cnn.cpu import matmul
+from mambaout_mm.ops.products import matmul
 
 from .timing import take_turns
 

@@ -9,15 +9,14 @@ operation maps memory of more than 32 MB afresh (glibc's largest mmap threshold)
 as the block's input or c exist as a whole, and for a backward pass the rest of fc1's output.
 """
 
-import functools
 import os
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..products import linear, matmul, matmul_over_rows
 from .parameters import Parameters
 
 # oneDNN and its caller keep what they have compiled for each shape, up to 1024 shapes each by
@@ -96,9 +95,9 @@ class Strips:
                 matmul(grad, p.fc2_weight), gi[strip], mixed[strip], activation, grad_mixed[strip]
             )
             part = (
-                matmul_over_pixels(grad_gi, n[strip]),
+                matmul_over_rows(grad_gi, n[strip]),
                 grad_bias,
-                matmul_over_pixels(grad, gate),
+                matmul_over_rows(grad, gate),
                 passes.column_sums(grad),
             )
             sums = part if sums is None else _add(sums, part)
@@ -108,7 +107,7 @@ class Strips:
                 grad_n = matmul(grad_gi, p.fc1_weight[:outer])
         grad_weight_gi, grad_bias_gi, *grad_fc2 = sums
         grad_c = passes.input_gradient(grad_mixed, p.conv_weight)
-        grad_weight_c, grad_bias_c = matmul_over_pixels(grad_c, n), passes.column_sums(grad_c)
+        grad_weight_c, grad_bias_c = matmul_over_rows(grad_c, n), passes.column_sums(grad_c)
         grad_n += matmul(grad_c, p.fc1_weight[outer:])
         grad_x, *grad_norm = passes.layer_norm_backward(grad_n, x, p.norm_weight, p.norm_bias, eps)
         grad_conv = passes.conv_gradients(c, grad_mixed, p.conv_weight.shape[-1])
@@ -134,20 +133,6 @@ def strips(x: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(image, image + 1), slice(top, top + rows)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.linear`` by oneDNN, which is some 10 % faster than MKL, PyTorch's choice."""
-    if _has_onednn(x.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
-    return F.linear(x, weight, bias)
-
-
-def matmul(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix``, by oneDNN where PyTorch would take MKL."""
-    if x.dtype == torch.float32 and _has_onednn(x.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x, matrix.t(), None, 'none', [], '')
-    return x @ matrix
-
-
 def linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Write ``F.linear(x, weight, bias)`` to a part of a map."""
     if x.dtype == torch.bfloat16 and bias is not None:
@@ -158,33 +143,9 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
         out.copy_(matmul(x, weight.t()) if bias is None else linear(x, weight, bias))
 
 
-def matmul_over_pixels(left: Tensor, right: Tensor) -> Tensor:
-    """``left^T @ right`` over all pixels, of (N, H, W, A) and (N, H, W, B): (A, B).
-
-    In float32 by oneDNN, which takes half of MKL's time if the result has less rows than columns.
-    """
-    left, right = left.flatten(0, 2).t(), right.flatten(0, 2).t()
-    if left.dtype != torch.float32 or not _has_onednn(left.dtype):
-        return left @ right.t()
-    if len(left) > len(right):
-        return torch.ops.mkldnn._linear_pointwise(right, left, None, 'none', [], '').t()
-    return torch.ops.mkldnn._linear_pointwise(left, right, None, 'none', [], '')
-
-
 def _add(sums: Iterable[Tensor], parts: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """Sums of one more strip, in float32 at least."""
     return tuple(
         total.to(torch.promote_types(total.dtype, torch.float32)) + part
         for total, part in zip(sums, parts, strict=True)
-    )
-
-
-@functools.cache
-def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this build and processor have the operator that Inductor takes for ``nn.Linear``."""
-    return (
-        dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability().startswith('AVX512')
-        and hasattr(torch.ops.mkldnn, '_linear_pointwise')
     )
