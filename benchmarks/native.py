@@ -21,6 +21,7 @@ import mambaout_mm  # noqa: F401  registers the backbones
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.complexity import count_macs
 from mambaout_mm.measure.machine import machine, matmul_rate
+from mambaout_mm.measure.parity import check_parity
 from mambaout_mm.measure.timing import spread_of, take_turns
 from mambaout_mm.ops import native
 from mambaout_mm.ops.products import linear_layers_by_onednn
@@ -55,6 +56,7 @@ def call_of(
     model: nn.Module, image: Tensor, what: str, dtype: str, kernels: bool
 ) -> Callable[[], tuple[Tensor, ...]]:
     """Work to time, which returns maps, and the gradient of the first parameter."""
+    cotangents: list[Tensor] = []
 
     def forward() -> tuple[Tensor, ...]:
         with torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bf16'):
@@ -66,7 +68,10 @@ def call_of(
                 return forward()
         model.zero_grad(set_to_none=True)
         outs = forward()
-        torch.autograd.backward(outs, [torch.ones_like(x) for x in outs])
+        if not cotangents:  # not ones: the gradient of a LayerNorm's sum is nothing but rounding
+            generator = torch.Generator().manual_seed(2)
+            cotangents.extend(torch.randn(x.shape, generator=generator).to(x.dtype) for x in outs)
+        torch.autograd.backward(outs, cotangents)
         return *(x.detach() for x in outs), next(iter(model.parameters())).grad
 
     def without() -> tuple[Tensor, ...]:
@@ -98,6 +103,10 @@ def benchmark(
         'native': call_of(models['ours'], image, what, dtype, kernels=True),
         'torch': call_of(models['ours'], image, what, dtype, kernels=False),
     }
+    failed = check_parity(models['ours'].eval(), 'cpu', dtype)
+    if failed:
+        sys.exit(f'error: {name} in {dtype} {failed}; nothing is timed')
+    models['ours'].train(what != 'inference')
     exact = call_of(models['ours'], image, what, 'fp32', kernels=False)()
     found, plain = (largest_error(calls[form](), exact) for form in ('native', 'torch'))
     if not found <= 2 * plain + 1e-4:

@@ -13,7 +13,7 @@ OPERATORS = ROOT / 'mambaout_mm' / 'ops'
 
 
 def library_with_fault(folder, source, old, new):
-    """The kernels of an operator, with another text for a piece of text that a source has once.
+    """All kernels, with another text for a piece of text that a source has once.
 
     Args:
         folder (Path): An empty one to compile in.
@@ -23,8 +23,10 @@ def library_with_fault(folder, source, old, new):
     Returns:
         ctypes.CDLL: For the best instruction set of this processor.
     """
-    for name in ('native', source.split('/')[0]):
-        shutil.copytree(OPERATORS / name, folder / name)
+    for file in compiling.source_files():
+        copy = folder / file.relative_to(OPERATORS)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(file, copy)
     changed = folder / source
     text = changed.read_text()
     assert text.count(old) == 1, f'{source} has {text.count(old)} times: {old}'

@@ -23,6 +23,7 @@ from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
 from .base import Network, Paper
+from .depthwise import DepthwiseConv2d
 from .mamba import EXPANSION, decays, init_decays, init_steps
 from .plain import PlainBackbone, block_rates, depth_of, position_grid, resize_table
 from .vss import init_linear
@@ -104,7 +105,7 @@ class SnakeMixer(nn.Module):
         self.published = published
         self.parameter_sizes = (rank, d_state, d_state)  # dt, B, C
         self.in_proj = nn.Linear(dim, 2 * inner)
-        self.conv2d = nn.Conv2d(inner, inner, 7, padding=3, groups=inner)
+        self.conv2d = DepthwiseConv2d(inner, 7)
         self.x_proj = nn.Linear(inner, sum(self.parameter_sizes), bias=False)
         self.dt_proj = nn.Linear(rank, inner)
         self.A_log = nn.Parameter(torch.empty(inner, d_state))

@@ -20,6 +20,7 @@ from mambaout_mm.ops.scan_orders import cross_merge, cross_scan
 from mambaout_mm.ops.selective_scan import selective_scan
 
 from .base import PyramidBackbone, Stage, drop_path_rates
+from .depthwise import DepthwiseConv2d
 from .mamba import decays, init_decays, init_steps
 
 LN_EPS = 1e-5
@@ -107,7 +108,7 @@ class SS2D(nn.Module):
         self.parameter_sizes = (rank, d_state, d_state)  # dt, B, C
         self.gate = gate
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=gate)
+        self.conv2d = DepthwiseConv2d(inner, 3, bias=gate)
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, sum(self.parameter_sizes), inner))
         self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, rank))
         self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))

@@ -167,32 +167,35 @@ def test_nan_and_infinity_pass_through_as_in_pytorch(activation, dtype, value, i
         assert torch.equal(result[infinite].float(), other[infinite].float()), name
 
 
+GATE, NORM, SUMS = (f'gated_cnn/{name}.c' for name in ('gate', 'layer_norm', 'column_sums'))
+CONVOLUTION, GRADIENT = (f'depthwise/{name}.c' for name in ('convolution', 'conv_gradient'))
+BANDS = 'depthwise/bands.h'
 FAULTS = {
-    'no tail of a row': ('gate.c', 'while (k < count) {', 'while (0) {'),
-    'i in place of c': ('gate.c', 'p * width + inner, p * outer,', 'p * width, p * outer,'),
-    'slope without the density': ('gate.c', '*slope = p + x * density;', '*slope = p;'),
-    'slope of SiLU': ('gate.c', '(1.0f + x * (1.0f - p))', '(1.0f + x * p)'),
-    'sums of the last rows': ('gate.c', 'add_columns(sums, a->grad_gi, p * width, end - p',
+    'no tail of a row': (GATE, 'while (k < count) {', 'while (0) {'),
+    'i in place of c': (GATE, 'p * width + inner, p * outer,', 'p * width, p * outer,'),
+    'slope without the density': (GATE, '*slope = p + x * density;', '*slope = p;'),
+    'slope of SiLU': (GATE, '(1.0f + x * (1.0f - p))', '(1.0f + x * p)'),
+    'sums of the last rows': (GATE, 'add_columns(sums, a->grad_gi, p * width, end - p',
                               'add_columns(sums, a->grad_gi, p * width, end - p - 1'),
-    'last task': ('gate.c', '''void gate_forward(const struct gate *a) {
+    'last task': (GATE, '''void gate_forward(const struct gate *a) {
     run_tasks(forward_task, a, (a->pixels + a->rows - 1) / a->rows''',
                   '''void gate_forward(const struct gate *a) {
     run_tasks(forward_task, a, (a->pixels + a->rows - 1) / a->rows - 1'''),
-    'epsilon': ('layer_norm.c', 'sqrtf(variance + eps)', 'sqrtf(variance + 1e-2f)'),
-    'variance of the tail': ('layer_norm.c', '(sum(squares) + rest_squares)', 'sum(squares)'),
-    'slope of the norm': ('layer_norm.c', 'product += d * xhat;\n    }\n    return',
+    'epsilon': (NORM, 'sqrtf(variance + eps)', 'sqrtf(variance + 1e-2f)'),
+    'variance of the tail': (NORM, '(sum(squares) + rest_squares)', 'sum(squares)'),
+    'slope of the norm': (NORM, 'product += d * xhat;\n    }\n    return',
                           'product += d;\n    }\n    return'),
-    'sums of an earlier task': ('layer_norm.c', 'float *sums = a->sums + 2 * index * a->channels',
+    'sums of an earlier task': (NORM, 'float *sums = a->sums + 2 * index * a->channels',
                                 'float *sums = a->sums'),
-    'kernel row of the next row': ('conv_gradient.c', 'below = above + padded', 'below = above'),
-    'zeros around': ('bands.h', 'if (from < 0 || from >= height) continue;',
+    'kernel row of the next row': (GRADIENT, 'below = above + padded', 'below = above'),
+    'zeros around': (BANDS, 'if (from < 0 || from >= height) continue;',
                      'if (from < 0) from = 0; if (from >= height) continue;'),
-    'first image alone': ('bands.h', '((band->image * height + from)', '((from)'),
-    'band': ('conv_gradient.c', '(band.image * bands + band.number)', '(band.image * bands)'),
-    'columns of a vector': ('convolution.c', 'input[v * padded + u + k]', 'input[v * padded + u]'),
-    'turned weight': ('convolution.c', 'a->turned ? taps - 1 - tap : tap', 'tap'),
-    'bias': ('convolution.c', 'sums[k] = bias;', 'sums[k] = (vec){0};'),
-    'pixels of a task': ('column_sums.c', '? last - p :', '? last - p - 1 :'),
+    'first image alone': (BANDS, '((band->image * height + from)', '((from)'),
+    'band': (GRADIENT, '(band.image * bands + band.number)', '(band.image * bands)'),
+    'columns of a vector': (CONVOLUTION, 'input[v * padded + u + k]', 'input[v * padded + u]'),
+    'turned weight': (CONVOLUTION, 'a->turned ? taps - 1 - tap : tap', 'tap'),
+    'bias': (CONVOLUTION, 'sums[k] = bias;', 'sums[k] = (vec){0};'),
+    'pixels of a task': (SUMS, '? last - p :', '? last - p - 1 :'),
 }  # fmt: skip
 
 
@@ -201,7 +204,7 @@ FAULTS = {
 @pytest.mark.parametrize('fault', FAULTS)
 def test_a_fault_in_the_source_is_found(fault, tmp_path, monkeypatch):
     source, old, new = FAULTS[fault]
-    faulty = library_with_fault(tmp_path, f'gated_cnn/{source}', old, new)
+    faulty = library_with_fault(tmp_path, source, old, new)
     monkeypatch.setattr(native, 'kernels', lambda: faulty)
     for case in ('more rows than tasks and bands', 'widths of mambaout_base'):
         for activation in ('gelu', 'silu'):

@@ -1,7 +1,7 @@
 /* Gradients of a depthwise convolution: kernels of each side, wider than the map too. */
 #include "driver.h"
 
-#include "gated_cnn/conv_gradient.c"
+#include "depthwise/conv_gradient.c"
 
 static long least(long a, long b) { return a < b ? a : b; }
 

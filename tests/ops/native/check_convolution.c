@@ -1,7 +1,7 @@
 /* Depthwise convolutions: kernels of each side, wider than the map too, with a bias and turned. */
 #include "driver.h"
 
-#include "gated_cnn/convolution.c"
+#include "depthwise/convolution.c"
 
 static long least(long a, long b) { return a < b ? a : b; }
 

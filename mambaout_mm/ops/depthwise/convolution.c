@@ -77,6 +77,8 @@ INLINE void band_of(const struct convolution *a, long index, enum dtype dtype) {
         long at = ((band.image * a->height + band.top + y) * a->width) * a->channels + band.channel;
         if (a->size == 7)
             row_of(a, row, weight, bias, at, band.count, 7, dtype);
+        else if (a->size == 3)
+            row_of(a, row, weight, bias, at, band.count, 3, dtype);
         else
             row_of(a, row, weight, bias, at, band.count, a->size, dtype);
     }
