@@ -1,7 +1,7 @@
 """Orders in which the visual Mambas read a map as sequences, and the way back to a map.
 
-Maps are (b, H, W, D), sequences (b, G, L, D) with one sequence for each of G orders. These are taken
-apart by ``unbind``: the gradient of an index is as large as all sequences, and mostly zeros.
+Maps are (b, H, W, D), sequences (b, G, L, D) with one sequence for each of G orders. These are
+taken apart by ``unbind``: the gradient of an index is as large as all sequences, and mostly zeros.
 
 ===========  =================================================================================
 cross_scan   VMamba: rows, columns, and both from the end. arXiv 2401.10166, figure 3;
