@@ -187,6 +187,7 @@ def test_which_calls_run_in_c(dtype, monkeypatch):
         assert causal_conv_silu(*inputs).stride() != y.stride()
     with libraries.off():
         causal_conv_silu(*inputs)
+    torch.func.jvp(causal_conv_silu, inputs, inputs)
     for other in (torch.float64, torch.float16):
         causal_conv_silu(*(x.to(other) for x in inputs))
     causal_conv_silu(*make_inputs((1, 2, 20, 3), 9, dtype)[:3])
