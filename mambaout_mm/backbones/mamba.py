@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mambaout_mm.ops.causal_conv import causal_conv_silu
 from mambaout_mm.ops.selective_scan import selective_scan
 
 EXPANSION = 2  # inner channels for each channel of a block
@@ -100,18 +101,14 @@ class MambaMixer(nn.Module):
         Returns:
             Tensor: Of the same shape, float32 as the scan's results are.
         """
-        length = x.shape[2]
         conv1d, x_proj, dt_proj, A_log, D = (
             [getattr(self, name) for name in names] for names in zip(*self.names, strict=True)
         )  # G of each
-        x = F.conv1d(
-            x.transpose(2, 3).flatten(1, 2),  # (N, G * E, L)
+        x = causal_conv_silu(
+            x,
             torch.cat([conv.weight for conv in conv1d]),
             torch.cat([conv.bias for conv in conv1d]),
-            padding=CONV_WIDTH - 1,
-            groups=x.shape[1] * x.shape[3],
         )
-        x = F.silu(x[..., :length]).unflatten(1, (len(conv1d), -1)).transpose(2, 3)
         parameters = x @ torch.stack([p.weight.T for p in x_proj])  # (N, G, L, R + 2 d_state)
         dt, B, C = parameters.split(self.parameter_sizes, dim=-1)
         dt = dt @ torch.stack([p.weight.T for p in dt_proj])  # (N, G, L, E)

@@ -49,7 +49,8 @@ class BidirectionalMixer(MambaMixer):
 
     def mix(self, x: Tensor, gate: Tensor, size: tuple[int, int]) -> Tensor:
         y = self.scan(torch.stack((x, x.flip(1)), dim=1))  # (N, 2, L, E)
-        return ((y[:, 0] + y[:, 1].flip(1)) / 2).to(x.dtype) * gate
+        forward, backward = y.unbind(1)
+        return ((forward + backward.flip(1)) / 2).to(x.dtype) * gate
 
 
 class MambaBlock(nn.Module):

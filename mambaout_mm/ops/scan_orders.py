@@ -1,6 +1,7 @@
 """Orders in which the visual Mambas read a map as sequences, and the way back to a map.
 
-Maps are (b, H, W, D), sequences (b, G, L, D) with one sequence for each of G orders.
+Maps are (b, H, W, D), sequences (b, G, L, D) with one sequence for each of G orders. These are
+taken apart by ``unbind``: the gradient of an index is as large as all sequences, and mostly zeros.
 
 ===========  =================================================================================
 cross_scan   VMamba: rows, columns, and both from the end. arXiv 2401.10166, figure 3;
@@ -57,8 +58,9 @@ def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
         ValueError: If ``y`` does not have four sequences of that length.
     """
     _check_sequences('cross_merge', y, height, width)
-    rows = y[:, 0] + y[:, 2].flip(1)  # (b, L, D)
-    columns = (y[:, 1] + y[:, 3].flip(1)).unflatten(1, (width, height))
+    rows, columns, rows_back, columns_back = y.unbind(1)  # (b, L, D) each
+    rows = rows + rows_back.flip(1)
+    columns = (columns + columns_back.flip(1)).unflatten(1, (width, height))
     return rows.unflatten(1, (height, width)) + columns.transpose(1, 2)
 
 
@@ -102,8 +104,8 @@ def local_unscan(
     """
     return torch.stack(
         [
-            _local_map(y[:, g], direction, height, width, published)
-            for g, direction in enumerate(directions)
+            _local_map(sequence, direction, height, width, published)
+            for sequence, direction in zip(y.unbind(1), directions, strict=True)
         ],
         dim=1,
     )
@@ -126,8 +128,9 @@ def atrous_scan(x: Tensor) -> Tensor:
     x = F.pad(x, (0, 0, 0, 2 * w - x.shape[2], 0, 2 * h - x.shape[1]))
     x = x.unflatten(2, (w, 2)).unflatten(1, (h, 2))  # (b, h, row, w, column, D)
     x = x.permute(0, 4, 2, 1, 3, 5)  # (b, column, row, h, w, D)
-    by_rows = x[:, :, 0].flatten(2, 3)  # (b, column, L, D)
-    by_columns = x[:, :, 1].transpose(2, 3).flatten(2, 3)
+    by_rows, by_columns = x.unbind(2)  # (b, column, h, w, D) each
+    by_rows = by_rows.flatten(2, 3)  # (b, column, L, D)
+    by_columns = by_columns.transpose(2, 3).flatten(2, 3)
     return torch.stack((by_rows, by_columns), dim=2).flatten(1, 2)
 
 
@@ -142,9 +145,9 @@ def atrous_merge(y: Tensor, height: int, width: int) -> Tensor:
         Tensor: (b, height, width, D).
     """
     h, w = (height + 1) // 2, (width + 1) // 2
-    y = y.unflatten(1, (2, 2))  # (b, column, row, L, D)
-    by_rows = y[:, :, 0].unflatten(2, (h, w))
-    by_columns = y[:, :, 1].unflatten(2, (w, h)).transpose(2, 3)
+    by_rows, by_columns = y.unflatten(1, (2, 2)).unbind(2)  # (b, column, L, D) each
+    by_rows = by_rows.unflatten(2, (h, w))
+    by_columns = by_columns.unflatten(2, (w, h)).transpose(2, 3)
     x = torch.stack((by_rows, by_columns), dim=2)  # (b, column, row, h, w, D)
     return x.permute(0, 3, 2, 4, 1, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
@@ -160,8 +163,10 @@ def snake_scan(x: Tensor) -> Tensor:
         back to the left and so on; the same from its end; columns from the left, the first
         downwards, the second upwards and so on; the same from its end.
     """
-    rows = _turn_odd_rows(x).flatten(1, 2)  # (b, L, D)
-    columns = _turn_odd_rows(x.transpose(1, 2)).flatten(1, 2)
+    tokens = x.flatten(1, 2)  # (b, L, D)
+    places = _places(x.shape[1], x.shape[2], x.device)
+    rows = tokens.index_select(1, _snake(places))
+    columns = tokens.index_select(1, _snake(places.t()))
     return torch.stack((rows, rows.flip(1), columns, columns.flip(1)), dim=1)
 
 
@@ -179,9 +184,14 @@ def snake_merge(y: Tensor, height: int, width: int) -> Tensor:
         ValueError: If ``y`` does not have four sequences of that length.
     """
     _check_sequences('snake_merge', y, height, width)
-    rows = (y[:, 0] + y[:, 1].flip(1)).unflatten(1, (height, width))
-    columns = (y[:, 2] + y[:, 3].flip(1)).unflatten(1, (width, height))
-    return _turn_odd_rows(rows) + _turn_odd_rows(columns).transpose(1, 2)
+    rows, rows_back, columns, columns_back = y.unbind(1)  # (b, L, D) each
+    rows = rows + rows_back.flip(1)
+    columns = columns + columns_back.flip(1)
+    # To turn every second line once more is the way back.
+    rows = rows.index_select(1, _snake(_places(height, width, y.device)))
+    columns = columns.index_select(1, _snake(_places(width, height, y.device)))
+    rows, columns = rows.unflatten(1, (height, width)), columns.unflatten(1, (width, height))
+    return rows + columns.transpose(1, 2)
 
 
 def snake_moves(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -255,7 +265,12 @@ def _local_map(y: Tensor, direction: str, height: int, width: int, published: bo
     return y.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
-def _turn_odd_rows(x: Tensor) -> Tensor:
-    """Reverse every second row of (b, H, W, D); its own inverse."""
-    odd = torch.arange(x.shape[1], device=x.device) % 2 == 1
-    return torch.where(odd[:, None, None], x.flip(2), x)
+def _places(height: int, width: int, device: torch.device) -> Tensor:
+    """The number of each token in row by row order, (height, width)."""
+    return torch.arange(height * width, device=device).unflatten(0, (height, width))
+
+
+def _snake(places: Tensor) -> Tensor:
+    """The places (H, W) row by row, every second row from its end, (H * W,)."""
+    odd = torch.arange(places.shape[0], device=places.device) % 2 == 1
+    return torch.where(odd[:, None], places.flip(1), places).flatten()
