@@ -92,14 +92,14 @@ class _Linear(torch.autograd.Function):
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     takes_onednn = (
-        x.dtype == weight.dtype == torch.float32
+        not exporting()
+        and x.dtype == weight.dtype == torch.float32
         and x.device.type == 'cpu'
         and x.dim() > 1
         and x.numel() > 0
         and has_onednn(torch.float32)
         and not torch.is_autocast_enabled('cpu')
         and not torch.compiler.is_compiling()
-        and not exporting()
         and not by_definition()
     )
     return _Linear.apply(x, weight, bias) if takes_onednn else _plain_linear(x, weight, bias)
