@@ -21,6 +21,7 @@ _plain_linear = F.linear
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear`` by oneDNN where it can; below autograd."""
     if has_onednn(x.dtype):
+        x = x.contiguous()  # of rows that lie apart oneDNN takes seconds
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
     return _plain_linear(x, weight, bias)
 
@@ -28,6 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
     """``x @ matrix``, by oneDNN where PyTorch would take MKL; below autograd."""
     if x.dtype == torch.float32 and has_onednn(x.dtype):
+        x = x.contiguous()
         return torch.ops.mkldnn._linear_pointwise(x, matrix.t(), None, 'none', [], '')
     return x @ matrix
 
@@ -37,9 +39,11 @@ def matmul_over_rows(left: Tensor, right: Tensor) -> Tensor:
 
     In float32 by oneDNN, which takes half of MKL's time if the result has less rows than columns.
     """
-    left, right = left.flatten(0, -2).t(), right.flatten(0, -2).t()
+    left, right = left.flatten(0, -2), right.flatten(0, -2)
     if left.dtype != torch.float32 or not has_onednn(left.dtype):
-        return left @ right.t()
+        return left.t() @ right
+    # Of rows that lie apart oneDNN takes seconds.
+    left, right = left.contiguous().t(), right.contiguous().t()
     if len(left) > len(right):
         return torch.ops.mkldnn._linear_pointwise(right, left, None, 'none', [], '').t()
     return torch.ops.mkldnn._linear_pointwise(left, right, None, 'none', [], '')
