@@ -103,7 +103,7 @@ def benchmark(
         'native': call_of(models['ours'], image, what, dtype, kernels=True),
         'torch': call_of(models['ours'], image, what, dtype, kernels=False),
     }
-    # Of a small image, gradients too. Those of a large one jump where a pooling layer's maximum moves.
+    # Of a small image, gradients too. Those of a large one jump where the maximum of a pool moves.
     failed = check_parity(models['ours'].eval(), 'cpu', dtype)
     if failed:
         sys.exit(f'error: {name} in {dtype} {failed}; nothing is timed')

@@ -8,25 +8,37 @@ pytestmark = pytest.mark.skipif(
     native.kernels() is None, reason=f'C kernels: {native.description()}'
 )
 ARGUMENTS = '--rounds', 2, '--size', 64, 64
+SMALL = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
+
+
+@pytest.fixture
+def small_vmamba(script, monkeypatch):
+    network = dict(type='mambaout_mm.VMamba', arch=SMALL)
+    monkeypatch.setitem(script.module.NETWORKS, 'VMamba-T', network)
 
 
 @pytest.mark.parametrize('script', ['native'], indirect=True)
-def test_writes_a_row_for_each_pass(script):
-    rows = script.run(*ARGUMENTS, '--networks', 'MambaOut-T', 'VMamba-T', '--load')
-    assert [(row['network'], row['what']) for row in rows] == [
-        (name, what)
-        for name in ('MambaOut-T', 'VMamba-T')
-        for what in ('inference', 'forward+backward')
-    ]
+def test_writes_a_row_for_each_pass(script, small_vmamba):
+    rows = script.run(*ARGUMENTS, '--networks', 'VMamba-T', '--load')
+    assert [row['what'] for row in rows] == ['inference', 'forward+backward']
     for row in rows:
         ratio = float(row['torch_ms_median']) / float(row['native_ms_median'])
-        assert float(row['torch_over_native']) == pytest.approx(ratio, rel=1e-2)
-        assert bool(row['timm_over_native']) == (row['network'] == 'MambaOut-T')
+        assert float(row['torch_over_native']) == pytest.approx(ratio, rel=0.05)
+        assert row['timm_over_native'] == ''
         assert row['load'] == 'True' and row['c_kernels'].startswith('in use')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('script', ['native'], indirect=True)
-def test_what_is_wrong_is_not_timed(script, tmp_path, monkeypatch):
+def test_mambaout_stands_beside_timms(script):
+    (row,) = script.run(*ARGUMENTS, '--networks', 'MambaOut-T', '--what', 'inference')
+    timm = min(float(row[f'{form}_ms_median']) for form in ('timm', 'timm_channels_last'))
+    ratio = timm / float(row['native_ms_median'])
+    assert float(row['timm_over_native']) == pytest.approx(ratio, rel=0.05)
+
+
+@pytest.mark.parametrize('script', ['native'], indirect=True)
+def test_what_is_wrong_is_not_timed(script, small_vmamba, tmp_path, monkeypatch):
     from mambaout_mm.ops.selective_scan import native as scan
 
     forward = scan.forward
