@@ -48,8 +48,6 @@ struct tile {
     int whole; /* all of the channels, and of the steps that it reads, are there */
 };
 
-INLINE long least(long a, long b) { return a < b ? a : b; }
-
 INLINE long chunks_of(const struct causal_conv *a) { return (a->length + CHUNK - 1) / CHUNK; }
 
 INLINE long tasks_of(const struct causal_conv *a) {

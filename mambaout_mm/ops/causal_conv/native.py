@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..native import DTYPES, in_huge_pages, kernels
+from ..native.arguments import fields
 
 CHUNK = 128  # steps of a task: CHUNK of causal_conv.c
 MOST_TAPS = 8  # likewise
@@ -36,20 +37,16 @@ def backward(
 class _Steps(ctypes.Structure):
     """``struct steps`` of causal_conv.c."""
 
-    _fields_ = (
-        ('data', ctypes.c_void_p),
-        *((name, ctypes.c_long) for name in ('batch', 'group', 'time')),
-    )
+    _fields_ = fields('data', 'batch group time')
 
 
 class _CausalConv(ctypes.Structure):
     """``struct causal_conv`` of causal_conv.c."""
 
     _fields_ = (
-        *((name, ctypes.c_long) for name in ('batches', 'groups', 'length', 'channels')),
-        *((name, ctypes.c_long) for name in ('size', 'dtype', 'chunk', 'threads')),
+        *fields('', 'batches groups length channels size dtype chunk threads'),
         *((name, _Steps) for name in ('x', 'y', 'grad_y', 'grad_x')),
-        *((name, ctypes.c_void_p) for name in ('weight', 'bias', 'sums')),
+        *fields('weight bias sums', ''),
     )
 
 

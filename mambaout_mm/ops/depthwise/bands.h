@@ -19,9 +19,9 @@ INLINE struct band band_at(long index, long height, long channels, long rows) {
     long blocks = (channels + WIDTH - 1) / WIDTH, bands = (height + rows - 1) / rows;
     struct band band = {.image = index / blocks / bands, .number = index / blocks % bands};
     band.top = band.number * rows;
-    band.rows = height - band.top < rows ? height - band.top : rows;
+    band.rows = least(height - band.top, rows);
     band.channel = index % blocks * WIDTH;
-    band.count = channels - band.channel < WIDTH ? channels - band.channel : WIDTH;
+    band.count = least(channels - band.channel, WIDTH);
     return band;
 }
 

@@ -66,7 +66,8 @@ INLINE void band_of(const struct conv_gradient *a, long index, enum dtype dtype)
     struct band band = band_at(index, a->height, a->channels, a->band);
     long size = a->size, rows = band.rows, bands = (a->height + a->band - 1) / a->band;
     vec *input = (vec *)a->copies + worker_number() * a->vectors;
-    vec *grad = input + padded_vectors(&band, a->width, size), *sums = grad + rows * a->width, bias = {0};
+    vec *grad = input + padded_vectors(&band, a->width, size), bias = {0};
+    vec *sums = grad + rows * a->width;
     copy_padded(input, a->input, &band, a->height, a->width, a->channels, size, dtype);
     for (long y = 0; y < rows; y++) {
         vec *row = grad + y * a->width;

@@ -36,6 +36,8 @@ enum dtype { FLOAT32, BFLOAT16 };
 
 #define INLINE static inline __attribute__((always_inline))
 
+INLINE long least(long a, long b) { return a < b ? a : b; }
+
 /* Where mask is -1 a, where it is 0 b. */
 INLINE vec choose(ints mask, vec a, vec b) {
     return (vec)(((ints)a & mask) | ((ints)b & ~mask));

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..native import DTYPES, in_huge_pages, kernels
+from ..native.arguments import fields
 
 SEGMENT = 64  # steps of a segment: SEGMENT of scan.h
 SLABS = (96, 64, 32, 16)  # channels that a task may have; at most SLAB of scan.h
@@ -100,25 +101,20 @@ def backward(
 class _Series(ctypes.Structure):
     """``struct series`` of scan.h."""
 
-    _fields_ = (
-        ('data', ctypes.c_void_p),
-        *((name, ctypes.c_long) for name in ('batch', 'group', 'channel', 'time', 'dtype')),
-    )
+    _fields_ = fields('data', 'batch group channel time dtype')
 
 
 class _Scan(ctypes.Structure):
     """``struct scan`` of scan.h."""
 
     _fields_ = (
-        *((name, ctypes.c_long) for name in ('batches', 'groups', 'channels', 'length', 'states')),
-        *((name, ctypes.c_long) for name in ('segment', 'slab', 'slabs', 'chunk', 'chunks')),
-        *((name, ctypes.c_long) for name in ('softplus', 'threads')),
+        *fields('', 'batches groups channels length states'),
+        *fields('', 'segment slab slabs chunk chunks softplus threads'),
         *((name, _Series) for name in ('u', 'delta', 'B', 'C')),
-        *((name, ctypes.c_void_p) for name in ('A', 'skip', 'bias', 'starts', 'steps')),
+        *fields('A skip bias starts steps', ''),
         ('y', _Series),
         *((name, _Series) for name in ('grad_y', 'grad_u', 'grad_delta', 'grad_B', 'grad_C')),
-        *((name, ctypes.c_void_p) for name in ('adjoints', 'grad_A', 'grad_skip', 'grad_bias')),
-        *((name, ctypes.c_void_p) for name in ('parts_B', 'parts_C')),
+        *fields('adjoints grad_A grad_skip grad_bias parts_B parts_C', ''),
     )
 
 

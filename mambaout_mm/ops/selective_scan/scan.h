@@ -54,8 +54,6 @@ struct place {
     long batch, group, first, last, slab, chunk;
 };
 
-INLINE long least(long a, long b) { return a < b ? a : b; }
-
 INLINE struct place place_of(const struct scan *a, long task) {
     struct place p;
     p.slab = task % a->slabs;

@@ -3,15 +3,6 @@
 
 #include "depthwise/conv_gradient.c"
 
-static long least(long a, long b) { return a < b ? a : b; }
-
-/* Memory for a task's copies, to the byte. */
-static vec *vectors_for(long count) {
-    vec *vectors = aligned_alloc(sizeof(vec), (size_t)(count ? count : 1) * sizeof(vec));
-    if (!vectors) abort();
-    return vectors;
-}
-
 static void run(const long *s, long shift, long threads, struct array *results) {
     long images = s[0], height = s[1], width = s[2], channels = s[3], side = s[4], band = s[5];
     long size = s[6] == FLOAT32 ? 4 : 2, count = images * height * width * channels;
@@ -19,7 +10,7 @@ static void run(const long *s, long shift, long threads, struct array *results) 
     struct array read[] = {numbers(count, size, shift * size), numbers(count, size, shift * size)};
     long rows = least(band, height);
     long vectors = (rows + side - 1) * (width + side - 1) + rows * width + side * side;
-    vec *copies = vectors_for(threads * vectors);
+    vec *copies = aligned_memory(threads * vectors, sizeof(vec));
     results[0] = array(images * bands * (side * side + 1) * channels, 4, shift * 4);
     struct conv_gradient arguments = {.input = read[0].data, .grad = read[1].data,
                                       .sums = results[0].data, .copies = copies,

@@ -51,6 +51,13 @@ static struct array array(long count, long size, long offset) {
     return a;
 }
 
+/* Memory for `count` vectors of `size` bytes, to the byte, aligned to a vector. */
+static void *aligned_memory(long count, size_t size) {
+    void *memory = aligned_alloc(size, (size_t)(count ? count : 1) * size);
+    if (!memory) abort();
+    return memory;
+}
+
 /* Numbers from -10 to 10, with some that are infinite, NaN or nearly 0, as float32 or bfloat16. */
 static struct array numbers(long count, long size, long offset) {
     const float odd[] = {0.0f, -0.0f, 1e-40f, 3e38f, -3e38f, 1.0f / 0.0f, -1.0f / 0.0f, 0.0f / 0.0f};

@@ -93,6 +93,12 @@ def answer(process):
     return json.loads(out.splitlines()[-1])
 
 
+@compiler
+def test_the_kernels_run_where_there_is_a_compiler():
+    """Else all their tests would be skipped, and nobody would see why."""
+    assert native.kernels() is not None, native.description()
+
+
 def test_the_switch(monkeypatch):
     monkeypatch.setenv(compiling.SWITCH, 'off')
     says_not('off, by MAMBAOUT_MM_NATIVE=off')
