@@ -6,6 +6,7 @@ keeps all cores busy with matrix products meanwhile.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -40,8 +41,13 @@ NETWORKS = {
     'EfficientVMamba-B': dict(type='mambaout_mm.EfficientVMamba', arch='base'),
     'LocalVim-S': dict(type='mambaout_mm.LocalVim', arch='small'),
 }
-# As in a comparison under load: two processes of as many threads as there are cores.
-LOAD = 'import torch\na = torch.randn(1024, 1024)\nwhile True:\n    a @ a'
+# As many threads as there are cores; they end with the process that started them, even if killed.
+LOAD = """import os, torch
+a, parent = torch.randn(1024, 1024), os.getppid()
+print(flush=True)
+while os.getppid() == parent:
+    a @ a
+"""
 
 
 def networks(name: str) -> dict[str, nn.Module]:
@@ -90,9 +96,15 @@ def largest_error(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float
 
 
 def benchmark(
-    name: str, what: str, dtype: str, size: tuple[int, int], rounds: int, rate: float
+    name: str,
+    what: str,
+    dtype: str,
+    size: tuple[int, int],
+    rounds: int,
+    rate: float,
+    loaded: bool = False,
 ) -> dict[str, object]:
-    """A row: the backbone with and without C kernels, and timm's."""
+    """A row: the backbone with and without C kernels, and timm's; beside a load if wanted."""
     models = networks(name)
     macs = count_macs(models['ours'].eval(), torch.zeros(1, 3, *size))
     for model in models.values():
@@ -117,9 +129,9 @@ def benchmark(
         last = image.to(memory_format=torch.channels_last)
         calls['timm'] = call_of(models['timm'], image, what, dtype, kernels=True)
         calls['timm_channels_last'] = call_of(models['timm'], last, what, dtype, kernels=True)
-    spreads = {
-        form: spread_of(seconds) for form, seconds in take_turns(calls, rounds, 'cpu').items()
-    }
+    with load(loaded):
+        turns = take_turns(calls, rounds, 'cpu')
+    spreads = {form: spread_of(seconds) for form, seconds in turns.items()}
     row = dict(network=name, what=what, dtype=dtype, size='x'.join(map(str, size)), rounds=rounds)
     for form in ('native', 'torch', 'timm', 'timm_channels_last'):
         for field in ('median', 'p10', 'p90'):
@@ -136,13 +148,15 @@ def benchmark(
 @contextmanager
 def load(wanted: bool) -> Iterator[None]:
     """A second process on all cores, if wanted."""
-    process = subprocess.Popen([sys.executable, '-c', LOAD]) if wanted else None
-    try:
+    if not wanted:
         yield
-    finally:
-        if process:
+        return
+    with subprocess.Popen([sys.executable, '-c', LOAD], stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.readline()  # PyTorch is loaded
+            yield
+        finally:
             process.kill()
-            process.wait()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -172,13 +186,13 @@ def main(argv: list[str] | None = None) -> None:
     rates = {dtype: matmul_rate('cpu', DTYPES[dtype]) for dtype in args.dtypes}
     rows = []
     # As in comparisons: no network is to have the faster library alone, timm's neither.
-    with load(args.load), linear_layers_by_onednn():
-        for name in args.networks:
-            for what in args.what:
-                for dtype in args.dtypes:
-                    row = benchmark(name, what, dtype, tuple(args.size), args.rounds, rates[dtype])
-                    rows.append(row | dict(load=args.load) | machine('cpu'))
-                    print(*(f'{key}={x}' for key, x in rows[-1].items()), sep='  ', flush=True)
+    cases = itertools.product(args.networks, args.what, args.dtypes)
+    with linear_layers_by_onednn():
+        for name, what, dtype in cases:
+            rate = rates[dtype]
+            row = benchmark(name, what, dtype, tuple(args.size), args.rounds, rate, args.load)
+            rows.append(row | dict(load=args.load) | machine('cpu'))
+            print(*(f'{key}={x}' for key, x in rows[-1].items()), sep='  ', flush=True)
     write_csv(args.out / CSV_NAME, rows)
 
 

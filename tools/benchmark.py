@@ -12,6 +12,7 @@ from mambaout_mm.speed.report import report
 from mambaout_mm.speed.whole_models import WHOLE_MODELS
 
 EAGER = ['ours', 'timm', 'timm channels_last']
+ON_A_CPU = ['timm onednn']
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,8 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         '--forms',
         nargs='+',
         choices=FORMS,
-        default=EAGER,
-        help=f'default: {", ".join(EAGER)}',
+        help=f'default: {", ".join(EAGER)}; on a CPU also {", ".join(ON_A_CPU)}',
     )
     parser.add_argument('--rounds', type=int, default=9, help='measurements of each (default: 9)')
     parser.add_argument(
@@ -76,8 +76,9 @@ def main(argv: list[str] | None = None) -> None:
         for what in args.what
         for dtype in args.dtypes
     ]
+    forms = args.forms or EAGER + ON_A_CPU * (device == 'cpu')
     with exit_with_a_sentence(args.debug):
-        report(args.arch, cases, args.forms, args.rounds, args.limit, device, args.out)
+        report(args.arch, cases, forms, args.rounds, args.limit, device, args.out)
 
 
 if __name__ == '__main__':

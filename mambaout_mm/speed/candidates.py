@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import timm
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from mambaout_mm.backbones import MambaOut
 from mambaout_mm.errors import UserError
+from mambaout_mm.ops.products import has_onednn, linear_layers_by_onednn
 
 from .cases import Case
 from .whole_models import WHOLE_MODELS, build_random, find_model_config
@@ -51,6 +53,10 @@ def prepare(arch: str, case: Case, form: str, device: str) -> Candidate:
         raise NotApplicable('only the backbone alone is timed so')
     if case.what == 'inference' and case.model != 'backbone':
         raise NotApplicable('whole models are timed in training')
+    if mode == 'onednn' and (device != 'cpu' or case.model != 'backbone'):
+        raise NotApplicable('only the backbone on a CPU is timed so')
+    if mode == 'onednn' and (case.dtype != 'fp32' or not has_onednn(torch.float32)):
+        raise NotApplicable('oneDNN runs the linear layers anyway, or cannot')
     make = backbone_candidate if case.model == 'backbone' else whole_candidate
     return make(arch, case, side, mode, device)
 
@@ -77,15 +83,16 @@ def backbone_candidate(arch: str, case: Case, side: str, mode: str, device: str)
     model = backbones(arch)[side].to(device).train(case.what != 'inference')
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(case.batch, 3, case.height, case.width, generator=generator).to(device)
-    if mode == 'channels_last':
+    if mode in ('channels_last', 'onednn'):
         model = model.to(memory_format=torch.channels_last)
         image = image.to(memory_format=torch.channels_last)
+    library = linear_layers_by_onednn if mode == 'onednn' else nullcontext
     # One size is timed, so that graphs may be made for it.
     network = torch.compile(model, dynamic=False) if mode == 'compiled' else model
     channels_first = side == 'ours'
 
     def maps() -> tuple[Tensor, ...]:
-        with autocast(case, device):
+        with autocast(case, device), library():
             return tuple(network(image))
 
     def to_compare(outs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ FORMS = (
     'ours channels_last',
     'timm',
     'timm channels_last',
+    'timm onednn',
     'ours compiled',
     'timm compiled',
     'ours graph',

@@ -23,6 +23,7 @@ COLOURS = {
     'ours channels_last': '#F0E442',
     'timm': '#0072B2',
     'timm channels_last': '#56B4E9',
+    'timm onednn': '#999999',
     'ours compiled': '#E69F00',
     'timm compiled': '#009E73',
     'ours graph': '#CC79A7',

@@ -1,5 +1,12 @@
 """The benchmark of the C kernels, at a size that takes no time."""
 
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
 import pytest
 
 from mambaout_mm.ops import native
@@ -26,6 +33,37 @@ def test_writes_a_row_for_each_pass(script, small_vmamba):
         assert float(row['torch_over_native']) == pytest.approx(ratio, rel=0.05)
         assert row['timm_over_native'] == ''
         assert row['load'] == 'True' and row['c_kernels'].startswith('in use')
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='looks into /proc')
+@pytest.mark.parametrize('script', ['native'], indirect=True)
+def test_the_load_ends_with_the_process_that_started_it(script, tmp_path):
+    program = 'import subprocess, sys, time\n' + textwrap.dedent("""
+        load = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE)
+        load.stdout.readline()
+        print(load.pid, flush=True)
+        time.sleep(60)
+    """)
+    parent = subprocess.Popen(
+        [sys.executable, '-c', program, script.module.LOAD], stdout=subprocess.PIPE
+    )
+    load = int(parent.stdout.readline())
+    os.kill(load, 0)  # it runs
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while runs(load):
+        assert time.monotonic() < deadline, 'the load outlives what it was started for'
+        time.sleep(0.1)
+
+
+def runs(pid):
+    """Whether a process runs; what nobody waited for does not."""
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from support_models import small_config
 
 from mambaout_mm.backbones import mambaout
 from mambaout_mm.errors import UserError
+from mambaout_mm.ops import products
+from mambaout_mm.ops.products import has_onednn
 from mambaout_mm.speed import benchmark, candidates
 from mambaout_mm.speed.cases import Case
 from mambaout_mm.speed.whole_models import find_model_config
@@ -37,10 +39,12 @@ def run(tmp_path, *arguments):
 
 def test_writes_a_row_for_each_form_and_a_plot(tmp_path):
     rows = run(tmp_path, '--what', 'inference', 'step', '--dtypes', 'fp32')
-    forms = ['ours', 'timm', 'timm channels_last']
+    forms = ['ours', 'timm', 'timm channels_last', 'timm onednn']
     assert [(row['what'], row['form']) for row in rows] == [
         (what, form) for what in ('inference', 'step') for form in forms
     ]
+    if not has_onednn(torch.float32):
+        rows = [row for row in rows if row['form'] != 'timm onednn']
     for row in rows:
         ours = next(r for r in rows if r['what'] == row['what'])
         assert float(row['p10_ms']) <= float(row['median_ms']) <= float(row['p90_ms'])
@@ -63,6 +67,17 @@ def test_what_a_case_does_not_have_says_so(tmp_path):
     rows = run(tmp_path, '--dtypes', 'fp32', '--what', 'inference', '--forms', 'ours', 'ours graph')
     assert rows[1]['median_ms'] == ''
     assert rows[1]['status'] == 'not measured: CUDA graphs are for inference on CUDA'
+
+
+@pytest.mark.skipif(not has_onednn(torch.float32), reason='PyTorch has no oneDNN products here')
+def test_onednn_runs_timms_linear_layers_in_both_passes(tmp_path, monkeypatch):
+    calls = []
+    for name in ('linear', 'matmul_over_rows'):
+        product = getattr(products, name)
+        monkeypatch.setattr(products, name, lambda *args, f=product: calls.append(f) or f(*args))
+    fp32, bf16 = run(tmp_path, '--what', 'forward+backward', '--forms', 'timm onednn')
+    assert not fp32['status'] and len(set(calls)) == 2
+    assert bf16['status'] == 'not measured: oneDNN runs the linear layers anyway, or cannot'
 
 
 def test_what_fails_parity_is_not_timed(tmp_path, monkeypatch, capsys):
