@@ -41,6 +41,37 @@ def decays(A_log: Tensor) -> Tensor:
     return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
 
 
+def selective_ssm(
+    x: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor
+) -> Tensor:
+    """Selective scan of sequences, whose step sizes, B and C are computed from the sequences.
+
+    Args:
+        x (Tensor): (N, G, L, E), for each of G directions a sequence.
+        x_proj (Tensor): (G, R + 2 d_state, E); gives R numbers for the step sizes, B and C.
+        dt_proj (Tensor): (G, E, R).
+        dt_bias, D (Tensor): (G * E,) each.
+        A_log (Tensor): (G * E, d_state).
+
+    Returns:
+        Tensor: (N, G, L, E), float32 as the scan's results are (float64 of float64).
+    """
+    d_state = A_log.shape[1]
+    parameters = x @ x_proj.transpose(1, 2)  # (N, G, L, R + 2 d_state)
+    dt, B, C = parameters.split((dt_proj.shape[2], d_state, d_state), dim=-1)
+    dt = dt @ dt_proj.transpose(1, 2)  # (N, G, L, E)
+    y = selective_scan(
+        x.transpose(2, 3),
+        dt.transpose(2, 3),
+        decays(A_log),
+        B.transpose(2, 3),
+        C.transpose(2, 3),
+        D,
+        dt_bias,
+    )  # (N, G, E, L)
+    return y.transpose(2, 3)
+
+
 class DirectionNames(NamedTuple):
     """What a mixer calls the parameters of one direction."""
 
@@ -68,7 +99,6 @@ class MambaMixer(nn.Module):
         inner = EXPANSION * dim
         rank = math.ceil(dim / 16)
         self.names = tuple(names)
-        self.parameter_sizes = (rank, d_state, d_state)  # dt, B, C
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.out_proj = nn.Linear(inner, dim, bias=False)
         for direction in self.names:
@@ -78,7 +108,7 @@ class MambaMixer(nn.Module):
             init_steps(dt_proj.weight, dt_proj.bias)
             init_decays(A_log)
             self.add_module(direction.conv1d, conv)
-            self.add_module(direction.x_proj, nn.Linear(inner, sum(self.parameter_sizes), False))
+            self.add_module(direction.x_proj, nn.Linear(inner, rank + 2 * d_state, False))
             self.add_module(direction.dt_proj, dt_proj)
             self.register_parameter(direction.A_log, A_log)
             self.register_parameter(direction.D, nn.Parameter(torch.ones(inner)))
@@ -109,16 +139,11 @@ class MambaMixer(nn.Module):
             torch.cat([conv.weight for conv in conv1d]),
             torch.cat([conv.bias for conv in conv1d]),
         )
-        parameters = x @ torch.stack([p.weight.T for p in x_proj])  # (N, G, L, R + 2 d_state)
-        dt, B, C = parameters.split(self.parameter_sizes, dim=-1)
-        dt = dt @ torch.stack([p.weight.T for p in dt_proj])  # (N, G, L, E)
-        y = selective_scan(
-            x.transpose(2, 3),
-            dt.transpose(2, 3),
-            decays(torch.cat(A_log)),
-            B.transpose(2, 3),
-            C.transpose(2, 3),
-            torch.cat(D),
+        return selective_ssm(
+            x,
+            torch.stack([p.weight for p in x_proj]),
+            torch.stack([p.weight for p in dt_proj]),
             torch.cat([p.bias for p in dt_proj]),
-        )  # (N, G, E, L)
-        return y.transpose(2, 3)
+            torch.cat(A_log),
+            torch.cat(D),
+        )

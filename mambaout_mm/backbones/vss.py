@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import UnknownLayoutError
 from mambaout_mm.ops.scan_orders import cross_merge, cross_scan
-from mambaout_mm.ops.selective_scan import selective_scan
 
 from .base import PyramidBackbone, Stage, drop_path_rates
 from .depthwise import DepthwiseConv2d
-from .mamba import decays, init_decays, init_steps
+from .mamba import init_decays, init_steps, selective_ssm
 
 LN_EPS = 1e-5
 DIRECTIONS = 4
@@ -105,11 +104,10 @@ class SS2D(nn.Module):
         super().__init__()
         inner = int(ssm_ratio * dim)
         rank = math.ceil(dim / 16)
-        self.parameter_sizes = (rank, d_state, d_state)  # dt, B, C
         self.gate = gate
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False)
         self.conv2d = DepthwiseConv2d(inner, 3, bias=gate)
-        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, sum(self.parameter_sizes), inner))
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * d_state, inner))
         self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, rank))
         self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
         self.A_logs = nn.Parameter(torch.empty(DIRECTIONS * inner, d_state))
@@ -142,20 +140,16 @@ class SS2D(nn.Module):
             x, z = x.chunk(2, dim=-1)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         x = self.scan(x)  # (N, 4, L, D)
-        parameters = x @ self.x_proj_weight.transpose(1, 2)  # (N, 4, L, R + 2 d_state)
-        dt, B, C = parameters.split(self.parameter_sizes, dim=-1)
-        dt = dt @ self.dt_projs_weight.transpose(1, 2)  # (N, 4, L, D)
-        y = selective_scan(
-            x.transpose(2, 3),
-            dt.transpose(2, 3),
-            decays(self.A_logs),
-            B.transpose(2, 3),
-            C.transpose(2, 3),
-            self.Ds,
+        y = selective_ssm(
+            x,
+            self.x_proj_weight,
+            self.dt_projs_weight,
             self.dt_projs_bias.flatten(),
-        )  # (N, 4, D, L)
+            self.A_logs,
+            self.Ds,
+        )  # (N, 4, L, D)
         # Summed and normalised in float32, as the official code does against overflow in float16
-        y = self.merge(y.transpose(2, 3), height, width)  # (N, H, W, D)
+        y = self.merge(y, height, width)  # (N, H, W, D)
         y = self.out_norm(y.to(self.out_norm.weight.dtype)).to(x.dtype)
         return self.out_proj(y * F.silu(z) if self.gate else y)
 
