@@ -26,15 +26,20 @@ MAY_IMPORT = {
     'registry': {'checkpoints'},
     'backbones': {'checkpoints', 'errors', 'ops', 'registry'},
     'data': {'errors'},
-    'measure': {'compat', 'errors', 'ops'},
+    'measure': {'backbones', 'compat', 'errors', 'ops'},
     'training': {
         'backbones', 'checkpoints', 'config_tree', 'data', 'demo', 'errors', 'files',
         'literal_config', 'ops', 'trust',
     },
     'demo': {'config_tree', 'errors', 'files'},
     'inference': {'checkpoints', 'errors', 'files', 'literal_config', 'training', 'trust'},
-    'speed': {'backbones', 'config_files', 'errors', 'files', 'measure'},
+    'speed': {'backbones', 'config_files', 'errors', 'files', 'measure', 'ops'},
     'runs': {'config_tree', 'errors', 'files', 'literal_config', 'training', 'trust'},
+    'study': {
+        'backbones', 'comparison', 'config_tree', 'demo', 'errors', 'files', 'measure', 'runs',
+        'training',
+    },
+    'probe': {'backbones', 'comparison', 'errors', 'files', 'measure'},
     'comparison': {
         'backbones', 'checkpoints', 'compat', 'config_files', 'config_tree', 'errors', 'files',
         'measure', 'ops', 'registry', 'runs', 'training', 'trust', 'version',

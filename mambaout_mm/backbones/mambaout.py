@@ -13,21 +13,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerScale, trunc_normal_
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from mambaout_mm.checkpoints import UnknownLayoutError
-from mambaout_mm.ops.gated_cnn import gated_cnn
-from mambaout_mm.ops.gated_cnn.parameters import Parameters
-from mambaout_mm.ops.modes import exporting
 from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
 from .base import Network, Paper, PyramidBackbone, Stage, drop_path_rates
-
-LN_EPS = 1e-6
-ACTIVATIONS = {'gelu': nn.GELU, 'silu': nn.SiLU}
+from .gated_blocks import (
+    ACTIVATIONS,
+    BLOCKS,
+    LN_EPS,
+    GatedCNNBlock,
+    layer_norm,
+    resolve_mixers,
+)
+from .map_mixers import MapAttention, MapSSM
 
 # How timm's own variants differ: no norm between the stem's convolutions, LayerNorm before
 # the downsampling convolution, LayerScale.
@@ -84,6 +86,9 @@ ARCHITECTURE_DEFAULTS: dict[str, Any] = dict(
 )
 
 
+# What the blocks of all stages share.
+BLOCK_NUMBERS = ('expansion_ratio', 'conv_ratio', 'kernel_size', 'activation', 'layer_scale')
+
 WEIGHTS = 'https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_{}.pth'
 
 # The official layout is the one here. timm's differs by this table; its ``features_only`` models
@@ -96,11 +101,6 @@ FROM_TIMM = (
     (re.compile(r'^stages\.(\d+)\.downsample\.'), r'downsample_layers.\1.'),
     (re.compile(r'^stages\.(\d+)\.blocks\.(\d+)\.'), r'stages.\1.\2.'),
 )
-
-
-def layer_norm(dim: int) -> nn.LayerNorm:
-    """LayerNorm over the last dimension with the official epsilon."""
-    return nn.LayerNorm(dim, eps=LN_EPS)
 
 
 class Stem(nn.Module):
@@ -140,122 +140,13 @@ class Downsample(nn.Module):
         return x if self.norm_first else self.norm(x)
 
 
-class GatedCNNBlock(nn.Module):
-    """``x + fc2(act(g) * cat(i, dwconv(c)))`` with ``g, i, c = split(fc1(norm(x)))``.
+def _tiny_twin(expansion_ratio: float) -> dict[str, Any]:
+    """MambaOut-T with the ratio at which another token mixer costs the same.
 
-    Paper, section 4.1 and algorithm 1. Maps (N, H, W, dim) to the same shape. The branch is one
-    operator, :func:`mambaout_mm.ops.gated_cnn.gated_cnn`. Its modules are called one by one where
-    one has been replaced (by an adapter or a quantised one, say), changed or given hooks, has a
-    parameter that is no plain ``nn.Parameter`` of its shape, or hooks for all modules are set.
-
-    Args:
-        dim (int): Channels.
-        expansion_ratio (float): Hidden channels h = int(expansion_ratio * dim); fc1 gives 2h.
-        conv_ratio (float): The last int(conv_ratio * dim) channels of fc1's output pass the
-            depthwise convolution.
-        kernel_size (int): Of the depthwise convolution.
-        activation (str): Of the gate, 'gelu' or 'silu'.
-        layer_scale (float, optional): Initial LayerScale, or None for no LayerScale.
-        drop_path (float): Stochastic-depth rate.
-        fused (bool): Whether to use the operator where it can be used. Defaults to True.
+    Ratios are those of :func:`mambaout_mm.measure.twins.matched_twin` at 800x1280, for attention at
+    512x512, whose cost grows otherwise.
     """
-
-    def __init__(
-        self,
-        dim: int,
-        expansion_ratio: float,
-        conv_ratio: float,
-        kernel_size: int,
-        activation: str,
-        layer_scale: float | None,
-        drop_path: float,
-        fused: bool = True,
-    ) -> None:
-        super().__init__()
-        hidden = int(expansion_ratio * dim)
-        conv_dim = int(conv_ratio * dim)
-        if not 1 <= conv_dim <= hidden:
-            raise ValueError(
-                f'conv_ratio {conv_ratio} gives {conv_dim} convolved channels of {hidden} hidden '
-                f'ones at width {dim}; it must be above 0 and at most expansion_ratio '
-                f'({expansion_ratio})'
-            )
-        self.split = (hidden, hidden - conv_dim, conv_dim)
-        self.activation = activation
-        self.fused = fused
-        self.shapes = Parameters.shapes(dim, hidden, conv_dim, kernel_size)
-        self.norm = layer_norm(dim)
-        self.fc1 = nn.Linear(dim, 2 * hidden)
-        self.act = ACTIVATIONS[activation]()
-        self.conv = nn.Conv2d(
-            conv_dim, conv_dim, kernel_size, padding=kernel_size // 2, groups=conv_dim
-        )
-        self.fc2 = nn.Linear(hidden, dim)
-        self.ls = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Exports and counts of operations go by modules: readers look for the modules' names.
-        parameters = self._plain_parameters() if self.fused and not exporting() else None
-        if parameters is None:
-            y = self._call_modules(x)
-        else:
-            y = gated_cnn(x, *parameters, self.activation, self.norm.eps)
-        return x + self.drop_path(self.ls(y))
-
-    def _call_modules(self, x: Tensor) -> Tensor:
-        g, i, c = self.fc1(self.norm(x)).split(self.split, dim=-1)  # (N, H, W, h | h - Cc | Cc)
-        c = self.conv(c.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, H, W, Cc)
-        return self.fc2(self.act(g) * torch.cat((i, c), dim=-1))  # (N, H, W, dim)
-
-    def _plain_parameters(self) -> tuple[nn.Parameter, ...] | None:
-        """The parameters if calling the modules would compute exactly what the operator computes.
-
-        None if a module is not as it was built, or if a parameter is of a subclass (quantised, for
-        example), is replaced (by ``torch.func.functional_call``), or has another shape (that of a
-        dense convolution, for example).
-        """
-        # ``_modules`` and ``_parameters`` directly: attribute access to a module or a parameter
-        # takes ten times as long, and every block would pay for it.
-        modules = self._modules
-        norm, fc1, act, conv, fc2 = (
-            modules[name] for name in ('norm', 'fc1', 'act', 'conv', 'fc2')
-        )
-        if not (
-            _is_plain(norm, nn.LayerNorm)
-            and _is_plain(fc1, nn.Linear)
-            and _is_plain(act, ACTIVATIONS[self.activation])
-            and _is_plain(conv, nn.Conv2d)
-            and _is_plain(fc2, nn.Linear)
-            and getattr(act, 'approximate', 'none') == 'none'
-            and conv.groups == self.split[2]
-            and conv.padding_mode == 'zeros'
-            and conv.padding == (conv.kernel_size[0] // 2,) * 2
-            and conv.stride == conv.dilation == (1, 1)
-            and not _has_any_global_hook()
-        ):
-            return None
-        parameters = tuple(
-            part._parameters.get(name)
-            for part in (norm, fc1, conv, fc2)
-            for name in ('weight', 'bias')
-        )
-        for parameter, shape in zip(parameters, self.shapes, strict=True):
-            if type(parameter) is not nn.Parameter or parameter.shape != shape:
-                return None
-        return parameters
-
-
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of that very type, with that type's forward and no hooks."""
-    return (
-        type(module) is kind
-        and 'forward' not in module.__dict__
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
-    )
+    return dict(ARCHITECTURES['tiny'], expansion_ratio=expansion_ratio)
 
 
 @register_family
@@ -269,16 +160,23 @@ class MambaOut(PyramidBackbone):
             (four integers each) and optionally ``expansion_ratio`` (8/3), ``conv_ratio`` (1.0),
             ``kernel_size`` (7), ``activation`` ('gelu' or 'silu'), ``stem_norm`` (True),
             ``downsample_norm_first`` (False), ``layer_scale`` (None). Defaults to 'tiny'.
+        mixer (str | dict | Sequence): What mixes tokens in the blocks, see :mod:`.gated_blocks`:
+            'conv' (MambaOut), 'identity', 'ssm' (also 'ssm-bidirectional' and 'ssm-causal'),
+            'conv+ssm', 'attention' or 'attention-causal'; or a dict of ``type`` and the options of
+            :class:`.map_mixers.MapSSM` (``directions``, ``d_state``, ``dt_rank``) or
+            :class:`.map_mixers.MapAttention` (``causal``); or four of these, one for each stage.
+            'conv+ssm' starts from published weights of MambaOut, with its SSM fresh and without
+            effect; the other mixers have no published weights. Defaults to 'conv'.
         drop_path_rate (float): Stochastic depth, rising linearly from 0 at the first block to this
             at the last. Defaults to 0.0.
         out_indices, output_norm, frozen_stages, with_cp, init_cfg, channels_last: See
             :class:`PyramidBackbone`.
-        fused (bool): Run the branch of each block as one operator, which is faster and keeps less
-            for the backward pass, where all of its modules are as built; False calls the modules
-            one by one always. Parameters are the same. Defaults to True.
+        fused (bool): Run the branch of each Gated CNN block as one operator, which is faster and
+            keeps less for the backward pass, where all of its modules are as built; False calls the
+            modules one by one always. Parameters are the same. Defaults to True.
 
     Raises:
-        ValueError: If ``arch`` is unknown or one of its numbers does not fit.
+        ValueError: If ``arch`` or ``mixer`` is unknown or one of its numbers does not fit.
 
     Example:
         >>> import torch
@@ -309,9 +207,31 @@ class MambaOut(PyramidBackbone):
             for scale, arch, presets in (
                 ('Femto', 'femto', ()),
                 ('Kobe', 'kobe', ()),
-                ('T', 'tiny', ('tiny', 'mambas')),
+                ('T', 'tiny', ('tiny', 'mambas', 'mixers')),
                 ('S', 'small', ('small',)),
                 ('B', 'base', ('base',)),
+            )
+        ),
+        # Its body with other token mixers, which nobody published.
+        *(
+            Network(
+                f'MambaOut-T {name}',
+                tokens,
+                dict(type='mambaout_mm.MambaOut', arch=arch, mixer=mixer),
+                presets=('mixers',),
+            )
+            for name, tokens, arch, mixer in (
+                ('identity', '', _tiny_twin(2.7416), 'identity'),
+                ('ssm', 'Conv+SSM', _tiny_twin(2.4298), 'ssm'),
+                ('ssm 3-4', 'Conv+SSM', _tiny_twin(2.5346), ('conv', 'conv', 'ssm', 'ssm')),
+                ('conv+ssm', 'Conv+SSM', 'tiny', 'conv+ssm'),
+                ('conv+ssm 3-4', 'Conv+SSM', 'tiny', ('conv', 'conv', 'conv+ssm', 'conv+ssm')),
+                (
+                    'attention 3-4',
+                    'Conv+Attn',
+                    _tiny_twin(1.0633),
+                    ('conv', 'conv', 'attention', 'attention'),
+                ),
             )
         ),
         # timm's own MambaOut: the stock network that the optimised one stands beside.
@@ -323,7 +243,7 @@ class MambaOut(PyramidBackbone):
                 presets=presets,
             )
             for scale, arch, presets in (
-                ('T', 'tiny', ('tiny', 'mambas')),
+                ('T', 'tiny', ('tiny', 'mambas', 'mixers')),
                 ('S', 'small', ('small',)),
                 ('B', 'base', ('base',)),
             )
@@ -342,7 +262,7 @@ class MambaOut(PyramidBackbone):
             segmentation='mixed precision, 4 x 4 images, lr 1e-4',
         )
     }
-    global_modules = ()
+    global_modules = (MapSSM, MapAttention)
 
     def __init__(
         self,
@@ -355,8 +275,10 @@ class MambaOut(PyramidBackbone):
         init_cfg: dict | list[dict] | None = None,
         channels_last: bool = False,
         fused: bool = True,
+        mixer: str | dict[str, Any] | Sequence[str | dict[str, Any]] = 'conv',
     ) -> None:
         numbers = resolve_arch(arch)
+        mixers = resolve_mixers(mixer)
         depths, dims = numbers['depths'], numbers['dims']
         super().__init__(
             depths=depths,
@@ -376,29 +298,28 @@ class MambaOut(PyramidBackbone):
             self.downsample_layers.append(Downsample(dims[i - 1], dims[i], norm_first))
 
         rates = drop_path_rates(drop_path_rate, depths)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    GatedCNNBlock(
-                        dims[i],
-                        numbers['expansion_ratio'],
-                        numbers['conv_ratio'],
-                        numbers['kernel_size'],
-                        numbers['activation'],
-                        numbers['layer_scale'],
-                        rate,
-                        fused,
-                    )
-                    for rate in rates[i]
-                )
-            )
-            for i in range(self.num_stages)
-        )
+        self.mixers = mixers
+        self.stages = nn.ModuleList()
+        for i in range(self.num_stages):
+            options = dict(mixers[i])
+            block = BLOCKS[options.pop('type')]
+            if block is GatedCNNBlock:
+                options['fused'] = fused
+            shared = options | {name: numbers[name] for name in BLOCK_NUMBERS}
+            blocks = [block(dims[i], drop_path=rate, **shared) for rate in rates[i]]
+            self.stages.append(nn.Sequential(*blocks))
         self.apply(_init_module)
         self.freeze_stages()
 
     def stage(self, i: int) -> Stage:
         return Stage([self.downsample_layers[i]], self.stages[i])
+
+    def fresh_part(self, name: str) -> str | None:
+        # An SSM that changes nothing at the start
+        found = re.match(r'stages\.(\d)\.\d+\.ssm(?=\.)', name)
+        if found and self.mixers[int(found[1])]['type'] == 'conv+ssm':
+            return found[0]
+        return super().fresh_part(name)
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Official names for an official or a timm state dict, without the classifier.

@@ -159,10 +159,10 @@ class PublishedWeights(BaseModule):
         left_out = {
             name
             for name in given
-            if name not in own and (name.split('.')[0] in unused or self.is_unbuilt(name))
+            if name not in own and (self.fresh_part(name) in unused or self.is_unbuilt(name))
         }
         problems = differences(
-            {name: tensor for name, tensor in own.items() if name.split('.')[0] not in missing},
+            {name: tensor for name, tensor in own.items() if self.fresh_part(name) not in missing},
             {name: tensor for name, tensor in given.items() if name not in left_out},
         )
         if problems:
@@ -176,11 +176,13 @@ class PublishedWeights(BaseModule):
             )
         return {name: x for name, x in given.items() if name in own}, sorted(missing)
 
+    def fresh_part(self, name: str) -> str | None:
+        """The part of the network that a parameter belongs to, if files may lack that part."""
+        part = name.partition('.')[0]
+        return part if self.fresh_parts.fullmatch(part) else None
+
     def _fresh_parts(self, names: Collection[str]) -> set[str]:
-        """The first parts of names that belong to output norms or pyramid levels."""
-        return {
-            part for part in (n.split('.')[0] for n in names) if self.fresh_parts.fullmatch(part)
-        }
+        return {part for part in map(self.fresh_part, names) if part is not None}
 
     def init_weights(self) -> None:
         """Apply ``init_cfg``; called by MMEngine's Runner before training.

@@ -9,7 +9,7 @@ import torch
 from support import ROOT
 from support_models import small_config
 
-from mambaout_mm.backbones import mambaout
+from mambaout_mm.backbones import gated_blocks
 from mambaout_mm.errors import UserError
 from mambaout_mm.ops import products
 from mambaout_mm.ops.products import has_onednn
@@ -81,7 +81,7 @@ def test_onednn_runs_timms_linear_layers_in_both_passes(tmp_path, monkeypatch):
 
 
 def test_what_fails_parity_is_not_timed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mambaout, 'LN_EPS', 0.1)
+    monkeypatch.setattr(gated_blocks, 'LN_EPS', 0.1)
     with pytest.raises(SystemExit) as caught:
         run(tmp_path, '--dtypes', 'fp32')
     assert 'ours is wrong by' in str(caught.value) + capsys.readouterr().err
