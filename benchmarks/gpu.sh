@@ -49,7 +49,7 @@ if [ -d "$WHEELS" ]; then
 fi
 # Tables of this run alone.
 rm -f "$OUT"/{gpu_train,selective_scan,gated_cnn}.csv "$OUT"/speed_*/speed.csv
-rm -rf "$OUT"/comparison_{bf16,fp32,mambas}
+rm -rf "$OUT"/comparison_{bf16,fp32,mambas,vim}
 
 # All of it, not only what is marked cuda: runs in the tests take the GPU where there is one.
 step 'test suite' python3 -m pytest -p no:cacheprovider
@@ -84,6 +84,8 @@ for dtype in bf16 fp32; do
 done
 step 'comparison of the visual Mambas' python3 tools/compare.py --device cuda --dtype bf16 \
     --preset mambas --train --budget 240 --out "$OUT/comparison_mambas"
+step 'Vim beside DeiT' python3 tools/compare.py --device cuda --dtype bf16 --preset vim --train \
+    --sizes 512 640 738 1024 1248 --only growth --budget 240 --out "$OUT/comparison_vim"
 
 printf '\n== summary\n%s' "$summary"
 for table in "$OUT"/*.csv "$OUT"/speed_*/speed.csv; do

@@ -11,6 +11,7 @@ from .efficientvmamba import EfficientVMamba as EfficientVMamba
 from .vim import Vim as Vim
 from .localvim import LocalVim as LocalVim
 from .plainmamba import PlainMamba as PlainMamba
+from .vit import ViT as ViT
 from .timm_pyramid import TimmPyramid as TimmPyramid
 
 __all__ = ['PyramidBackbone', *(family.__name__ for family in FAMILIES)]

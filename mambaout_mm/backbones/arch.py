@@ -54,7 +54,7 @@ def complete(
         values = numbers[name]
         if not isinstance(values, tuple) or len(values) != 4 or not all(map(_is_count, values)):
             raise ValueError(f'{name} must be four positive integers, got {values!r}')
-    for name in {'dim', 'd_state', 'patch_size'} & numbers.keys():
+    for name in {'dim', 'd_state', 'head_dim', 'patch_size'} & numbers.keys():
         if not _is_count(numbers[name]):
             raise ValueError(f'{name} must be a positive integer, got {numbers[name]!r}')
     return numbers

@@ -22,7 +22,11 @@ from typing import Any
 from timm.layers import LayerNorm2d, resample_abs_pos_embed
 from torch import Tensor, nn
 
+from mambaout_mm.registry import MODELS
+
 from .base import STAGE_STRIDES, PyramidBackbone, Stage, drop_path_rates
+
+MODELS.register_module(module=LayerNorm2d)  # norm_cfg of ViTDet's heads
 
 STRIDE = 16  # of the tokens
 PYRAMIDS = ('last', 'taps')
@@ -57,11 +61,12 @@ def pyramid_level(stride: int, dim: int, norm: type[nn.Module]) -> nn.Module:
 class PlainBackbone(PyramidBackbone):
     """A network of one resolution as four stages of blocks, and their maps as a pyramid.
 
-    A family builds its stem and ``layers``, blocks that take ``(tokens, size)`` and what
-    :meth:`for_blocks` gives, and return the tokens after them and what they added to them. It ends
-    its ``__init__`` with :meth:`freeze_stages` and provides :meth:`embed`, :meth:`stem` and
-    :meth:`convert_checkpoint`. It has variants of ``depths``, ``dim``, ``img_size``, ``patch_size``
-    and, where there is one, ``class_token``, for :meth:`describe_checkpoint`.
+    A family builds its stem and its list of blocks, named by ``block_list``. Blocks take
+    ``(tokens, size)`` and what :meth:`for_blocks` gives, and return the tokens after them and what
+    they added to them. A family ends its ``__init__`` with :meth:`freeze_stages` and provides
+    :meth:`embed`, :meth:`stem` and :meth:`convert_checkpoint`. It has variants of ``depths``,
+    ``dim``, ``img_size``, ``patch_size`` and, where there is one, ``class_token``, for
+    :meth:`describe_checkpoint`.
 
     Maps are cut to ceil(H / stride) x ceil(W / stride), which leaves out the padding that made the
     image a whole number of patches.
@@ -83,6 +88,7 @@ class PlainBackbone(PyramidBackbone):
     """
 
     variants: Mapping[str, Mapping[str, Any]] = {}
+    block_list = 'layers'  # the official name of the list of blocks
     fresh_parts = re.compile(r'norm[0-3]|fpn[1-4]')
 
     def __init__(
@@ -187,12 +193,13 @@ class PlainBackbone(PyramidBackbone):
 
     def stage(self, i: int) -> Stage:
         lead_in = self.stem() if i == 0 else []
-        return Stage(lead_in, self.layers[self.ends[i] - self.depths[i] : self.ends[i]])
+        blocks = getattr(self, self.block_list)
+        return Stage(lead_in, blocks[self.ends[i] - self.depths[i] : self.ends[i]])
 
     def describe_checkpoint(self, state_dict: dict[str, Tensor]) -> str:
         family = type(self).__name__
         tokens, dim = state_dict['pos_embed'].shape[-2:]  # of (1, L, C)
-        depth = depth_of(state_dict)
+        depth = depth_of(state_dict, self.block_list)
         names = [
             name
             for name, v in self.variants.items()
@@ -230,12 +237,15 @@ class PlainBackbone(PyramidBackbone):
         """Whether a parameter is of a layer that this architecture has and this model not."""
         part, *rest = name.split('.')
         built = self.ends[self.num_stages - 1]
-        return part == 'layers' and rest[0].isdigit() and built <= int(rest[0]) < self.ends[-1]
+        return (
+            part == self.block_list and rest[0].isdigit() and built <= int(rest[0]) < self.ends[-1]
+        )
 
 
-def depth_of(state_dict: Mapping[str, Tensor]) -> int:
-    """Number of layers in a state dict."""
-    return len({m.group(1) for m in map(re.compile(r'^layers\.(\d+)\.').match, state_dict) if m})
+def depth_of(state_dict: Mapping[str, Tensor], block_list: str = 'layers') -> int:
+    """Number of layers in a state dict, given what their list is called."""
+    pattern = re.compile(rf'^{block_list}\.(\d+)\.')
+    return len({m.group(1) for m in map(pattern.match, state_dict) if m})
 
 
 def position_grid(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:

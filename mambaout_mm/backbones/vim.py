@@ -242,7 +242,7 @@ class Vim(PatchTokens):
     networks = tuple(
         Network(name, 'Conv+SSM', dict(type='mambaout_mm.Vim', arch=arch), name, presets=presets)
         for name, arch, presets in (
-            ('Vim-Ti', 'tiny', ()),
+            ('Vim-Ti', 'tiny', ('vim',)),
             ('Vim-S', 'small', ('mambas',)),
             ('Vim-B', 'base', ()),
         )

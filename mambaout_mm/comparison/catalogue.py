@@ -5,11 +5,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
 from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.backbones.base import Network
@@ -28,42 +27,20 @@ WHOLE_MODELS = {
 }
 
 
-class PlainViT(nn.Module):
-    """timm's ViT at any image size, as one map at stride 16: the control of the growth curves.
-
-    The position embedding is interpolated to the image, which is padded to whole patches.
-
-    Args:
-        model_name (str): A ``vit_*_patch16_*`` of timm.
-    """
-
-    out_strides = (16,)
-
-    def __init__(self, model_name: str) -> None:
-        super().__init__()
-        self.vit = timm.create_model(
-            model_name, num_classes=0, dynamic_img_size=True, dynamic_img_pad=True
-        )
-        self.out_channels = (self.vit.embed_dim,)
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        (out,) = self.vit.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
-        return (out,)  # (N, embed_dim, ceil(H / 16), ceil(W / 16))
-
-
 ENTRIES: tuple[Network, ...] = tuple(network for family in FAMILIES for network in family.networks)
 # Attention over all tokens, whose time grows with their square: what the others are held against.
 CONTROL = Network(
     'ViT-S/16',
     'Attn',
-    dict(type=PlainViT, model_name='vit_small_patch16_224'),
+    dict(type='mambaout_mm.ViT', arch='small', pyramid=None, out_indices=(3,)),
 )
 _BY_NAME = {entry.name: entry for entry in (*ENTRIES, CONTROL)}
 PRESETS = {
     **{
         preset: tuple(entry.name for entry in ENTRIES if preset in entry.presets)
-        # The last has one network of each family, of 25 to 50 million parameters, or the nearest.
-        for preset in ('tiny', 'small', 'base', 'mambas')
+        # 'mambas' has one network of each family, of 25 to 50 million parameters, or the nearest;
+        # 'mixers' MambaOut's body with each token mixer, 'vim' Vim beside DeiT as in its paper.
+        for preset in ('tiny', 'small', 'base', 'mambas', 'mixers', 'vim')
     },
     'all': tuple(entry.name for entry in ENTRIES),
 }
@@ -165,16 +142,20 @@ def _from_config(path: Path) -> Network:
     return Network(path.stem, '', backbone, scope=scope, path=str(path))
 
 
-def build_backbone(entry: Network, checkpoint: str | None = None) -> nn.Module:
+def build_backbone(
+    entry: Network, checkpoint: str | None = None, seed: int | None = 0
+) -> nn.Module:
     """The backbone with random weights, or those of a checkpoint, in eval mode.
 
-    The same weights at every call. Without drop path, which would make results random, and without
+    Without drop path, which would make results random, and without
     frozen stages, which cost less in training.
 
     Args:
         entry (Network): Which.
         checkpoint (str, optional): As ``init_cfg``'s: a path, a URL or a catalogue name. Defaults
             to None.
+        seed (int, optional): Of the weights; None leaves PyTorch's random state as it is. Defaults
+            to 0: the same weights at every call.
 
     Raises:
         UserError: If the backbone cannot be built or the checkpoint does not fit.
@@ -185,7 +166,8 @@ def build_backbone(entry: Network, checkpoint: str | None = None) -> nn.Module:
             cfg[name] = off
     if checkpoint:
         cfg['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint)
-    torch.manual_seed(0)
+    if seed is not None:
+        torch.manual_seed(seed)
     try:
         with DefaultScope.overwrite_default_scope(entry.scope):
             model = MODELS.build(cfg)

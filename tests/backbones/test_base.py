@@ -18,6 +18,7 @@ from mambaout_mm import (
     PlainMamba,
     TimmPyramid,
     Vim,
+    ViT,
     VMamba,
     registry,
 )
@@ -36,19 +37,25 @@ FAMILIES = {
     'EfficientVMamba': (EfficientVMamba, NUMBERS),
     'Vim': (Vim, PLAIN),
     'LocalVim': (LocalVim, dict(PLAIN, directions=(('h', 'v_flip', 'w2', 'w7_flip'),) * 5)),
+    'ViT': (ViT, dict(PLAIN, head_dim=8)),
     # The stem has 64 channels: blocks must outweigh it where memory is counted.
     'PlainMamba': (PlainMamba, dict(PLAIN, dim=64, num_convs_patch_embed=0)),
 }
 FLOORING = {'VMamba v0', 'LocalVMamba', 'EfficientVMamba'}  # their stem cuts what 4 does not divide
 
 
-@pytest.fixture(params=FAMILIES)
+MIXERS = {f'MambaOut {mixer}': mixer for mixer in ('identity', 'ssm', 'conv+ssm', 'attention')}
+
+
+@pytest.fixture(params=[*FAMILIES, *MIXERS])
 def build(request):
-    """Builds a small network of one family."""
-    cls, arch = FAMILIES[request.param]
+    """Builds a small network of one family, or of MambaOut with another token mixer."""
+    mixer = MIXERS.get(request.param)
+    cls, arch = FAMILIES['MambaOut' if mixer else request.param]
+    options = dict(mixer=mixer) if mixer else {}
 
     def build(**kwargs):
-        return cls(**{'arch': arch, **kwargs})
+        return cls(**{'arch': arch, **options, **kwargs})
 
     build.floors = request.param in FLOORING
     build.arch, build.of = arch, cls
@@ -183,7 +190,7 @@ def test_drop_path_rises_linearly_over_all_blocks(build):
     backbone = build(drop_path_rate=0.4)
     rates = {}
     for name, module in backbone.named_modules():
-        if name.endswith('.drop_path'):
+        if name.endswith(('.drop_path', '.drop_path1')):  # the latter timm's
             rates[backbone.stage_and_block(name)] = getattr(module, 'drop_prob', 0.0)
     assert [rates[key] for key in sorted(rates)] == pytest.approx(np.linspace(0, 0.4, 5), abs=1e-6)
 
@@ -238,6 +245,7 @@ def test_mixed_precision_on_cpu(build):
 
 @pytest.mark.slow
 def test_compiles_to_one_graph_for_changing_sizes(build):
+    torch._dynamo.reset()  # there is a limit to graphs, which other families' count against
     backbone = build(out_indices=(0, 1)).eval()
     compiled = torch.compile(backbone, backend='eager', fullgraph=True, dynamic=True)
     for size in ((64, 96), (75, 101)):

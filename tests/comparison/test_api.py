@@ -16,7 +16,6 @@ from mambaout_mm.comparison.api import run_comparison
 from mambaout_mm.comparison.catalogue import (
     WHOLE_MODELS,
     Network,
-    PlainViT,
     build_backbone,
     entries_of,
 )
@@ -29,7 +28,9 @@ from mambaout_mm.measure import growth as measure_growth
 from mambaout_mm.measure.growth import too_late
 
 NAMES = ['MambaOut-Femto', 'TimmPyramid:convnext_atto']
-CONTROL = Network('ViT', 'Attn', dict(type=PlainViT, model_name='vit_tiny_patch16_224'))
+CONTROL = Network(
+    'ViT', 'Attn', dict(type='mambaout_mm.ViT', arch='tiny', pyramid=None, out_indices=(3,))
+)
 SIZES = [(side, side) for side in (32, 64, 96, 128)]
 
 

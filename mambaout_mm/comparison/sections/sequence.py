@@ -12,14 +12,13 @@ from typing import Any
 import pandas as pd
 import torch
 from matplotlib.figure import Figure as Picture
-from timm.layers import Attention
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.backbones.plain import PlainBackbone
 
-from ..catalogue import Network, PlainViT, build_without_pyramid, maps_of, stages_of
+from ..catalogue import Network, build_without_pyramid, maps_of, stages_of
 from ..counting import SIZES
 from ..pictures import add_legend, looks_of, panels
 from ..records import NAN, Record, size_text
@@ -145,14 +144,11 @@ def receptive_fields(model: nn.Module) -> dict[int, float] | None:
         dict[int, float] | None: By the number of the stage, from 1; None for other models.
     """
     if isinstance(model, PlainBackbone):
-        # Each map comes from a scan of the whole image
+        # Each map comes from scans or attention over the whole image
         return dict.fromkeys(stages_of(model.out_strides), math.inf)
-    if isinstance(model, PlainViT):
-        global_modules = (Attention,)
-    elif isinstance(model, PyramidBackbone) and model.global_modules is not None:
-        global_modules = model.global_modules
-    else:
+    if not isinstance(model, PyramidBackbone) or model.global_modules is None:
         return None
+    global_modules = model.global_modules
     field = 1.0
 
     def widen(module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
@@ -179,9 +175,6 @@ def receptive_fields(model: nn.Module) -> dict[int, float] | None:
     image = torch.zeros(1, 3, SIDE, SIDE)
     try:
         with torch.no_grad():
-            if isinstance(model, PlainViT):
-                model(image)
-                return {3: field}  # its stride is that of a pyramid's third stage
             x = image
             for i in range(model.num_stages):
                 x = model.forward_stage(i, x)
