@@ -11,26 +11,26 @@ from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
 
-def effective_fields(model: nn.Module, side: int, images: int, device: str) -> list[np.ndarray]:
-    """Measure the effective receptive field in each map of a network.
+def noise(side: int, count: int) -> torch.Tensor:
+    """Images (count, 3, side, side) of Gaussian noise, the same at every call."""
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
-    Images are Gaussian noise, the same for every network.
+
+def effective_fields(model: nn.Module, images: torch.Tensor, device: str) -> list[np.ndarray]:
+    """Measure the effective receptive field in each map of a network.
 
     Args:
         model (nn.Module): Gives a tuple of maps (N, C, H, W); changed: it is moved to the device,
             and its parameters take no gradients any more.
-        side (int): Height and width of the images.
-        images (int): How many to average over.
+        images (Tensor): To average over, (N, 3, H, W).
         device (str): 'cpu' or 'cuda'.
 
     Returns:
-        list[np.ndarray]: For each map the contribution of each pixel, (side, side), at most 1.
+        list[np.ndarray]: For each map the contribution of each pixel, (H, W), at most 1.
     """
     model = model.to(device).requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(images, 3, side, side, generator=generator)
     totals: list[torch.Tensor] = []
-    for image in batch.to(device):
+    for image in images.to(device):
         image = image[None].requires_grad_()
         outs = model(image)
         for i, out in enumerate(outs):

@@ -19,7 +19,12 @@ from matplotlib.figure import Figure as Picture
 from PIL import Image
 
 from mambaout_mm.files import noted, write_bytes
-from mambaout_mm.measure.effective_field import effective_fields, open_layer_scales, side_holding
+from mambaout_mm.measure.effective_field import (
+    effective_fields,
+    noise,
+    open_layer_scales,
+    side_holding,
+)
 
 from ..catalogue import Network, build_without_pyramid, maps_of, stages_of
 from ..pictures import panels
@@ -254,7 +259,7 @@ def erf_maps(
     if not checkpoint:
         open_layer_scales(model)
     stages = stages_of(maps_of(model)[1])
-    fields = effective_fields(model, side, images, device)
+    fields = effective_fields(model, noise(side, images), device)
     weights = checkpoint or 'random'
     return [
         ErfMap(entry.name, stage, f'{side}x{side}', weights, field)

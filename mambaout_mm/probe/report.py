@@ -1,0 +1,142 @@
+"""The probe's table and its picture: how well marked curves are found, against their length."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
+
+from mambaout_mm.comparison.pictures import add_legend, panels, save_picture
+from mambaout_mm.files import write_csv
+from mambaout_mm.measure.machine import machine
+
+from .run import FIELD_PERCENT, Settings, data_of, run_probe, tests_of
+
+CSV, PICTURE = 'probe.csv', 'probe.png'
+# The colours of Okabe and Ito, which people of any colour vision tell apart.
+COLOURS = ('#000000', '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7')
+
+
+class Candidate(NamedTuple):
+    """A network of a probe.
+
+    Attributes:
+        name (str): In tables, and as a folder.
+        build (Callable): Gives the backbone with weights of the current seed.
+        params, macs (int): What it costs at the probe's size.
+        theoretical_px (float): Side of what can reach a pixel by the layers; infinite where that is
+            the whole image, NaN where nobody has looked.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    params: int
+    macs: int
+    theoretical_px: float
+
+
+def run_all(
+    candidates: list[Candidate], settings: Settings, seeds: int, out: Path, device: str
+) -> Iterator[list[dict[str, Any]]]:
+    """Run every seed of every network and write the table after each.
+
+    Seeds take turns outermost, so that an interrupted probe has something of every network.
+
+    Yields:
+        list[dict[str, Any]]: The rows of a run, one for each distance.
+    """
+    rows: list[dict[str, Any]] = []
+    tests = tests_of(settings)
+    for seed in range(seeds):
+        data = data_of(settings, seed)
+        for candidate in candidates:
+            folder = out / candidate.name / f'seed{seed}'
+            result = run_probe(candidate.build, settings, seed, folder, data, tests)
+            new = [
+                dict(
+                    network=candidate.name,
+                    seed=seed,
+                    distance=distance,
+                    distance_px=round(distance * settings.size),
+                    iou=round(iou, 4),
+                    macs_m=round(candidate.macs / 1e6, 1),
+                    params_k=round(candidate.params / 1e3, 1),
+                    theoretical_px=candidate.theoretical_px,
+                    effective_px=result['effective_px'],
+                    seconds=result['seconds'],
+                    size=settings.size,
+                    distractors=settings.distractors,
+                    iterations=settings.iterations,
+                    batch=settings.batch,
+                    test_images=settings.test_images,
+                )
+                | machine(device)
+                for distance, iou in zip(settings.distances, result['iou'], strict=True)
+            ]
+            rows.extend(new)
+            write_csv(out / CSV, rows)
+            yield new
+    save_picture(draw(pd.DataFrame(rows)), out / PICTURE)
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """Score against distance, and how far each network sees.
+
+    Args:
+        rows (pd.DataFrame): Of :func:`run_all`.
+    """
+    figure, axes = panels(1, 2, 5.5, 4.5)
+    score, reach = axes[0]
+    names = list(dict.fromkeys(rows['network']))
+    for i, name in enumerate(names):
+        of = rows[rows['network'] == name].groupby('distance_px')['iou']
+        mean, low, high = of.mean(), of.min(), of.max()
+        colour = COLOURS[i % len(COLOURS)]
+        score.plot(mean.index, mean, 'o-', color=colour, label=name)
+        score.fill_between(mean.index, low, high, color=colour, alpha=0.15, linewidth=0)
+    every = 1 / (1 + rows['distractors'].iloc[0])
+    score.axhline(every, color='grey', linestyle=':')
+    score.annotate(
+        'every curve taken for the marked one',
+        (rows['distance_px'].min(), every),
+        xytext=(0, 3),
+        textcoords='offset points',
+        fontsize='x-small',
+        color='grey',
+    )
+    seeds = rows['seed'].nunique()
+    score.set(
+        xlabel='length of the curves, pixels',
+        ylabel='IoU of the marked curve',
+        ylim=(0, 1),
+        title=f'mean of {seeds} seeds; bands: lowest to highest',
+    )
+    add_legend(score, 1)
+    side = rows['size'].iloc[0]
+    for i, name in enumerate(names):
+        of = rows[rows['network'] == name].drop_duplicates('seed')
+        field, theory = of['effective_px'].mean(), of['theoretical_px'].iloc[0]
+        reach.barh(i, field / 2, color=COLOURS[i % len(COLOURS)], alpha=0.8)
+        if math.isfinite(theory):
+            reach.plot([theory / 2], [i], 'k|', markersize=14)
+    reach.set_yticks(range(len(names)), names)
+    reach.invert_yaxis()
+    reach.set(
+        xlabel='pixels to each side',
+        xlim=(0, side),
+        title=f'effective field ({FIELD_PERCENT} % of the gradient);\n'
+        'stroke: theoretical field, none where it is the whole image',
+    )  # fmt: skip
+    for axis in (score, reach):
+        axis.grid(alpha=0.3)
+        axis.title.set_fontsize('small')
+    first = rows.iloc[0]
+    figure.suptitle(
+        f'{side}x{side} pixels, 1 marked curve of {1 + first["distractors"]}, '
+        f'{first["iterations"]} iterations of {first["batch"]} images',
+        fontsize='medium',
+    )
+    return figure

@@ -1,0 +1,121 @@
+"""Trainings of the probe."""
+
+import csv
+import importlib.util
+import json
+
+import pytest
+import torch
+from support import ROOT
+
+from mambaout_mm import MambaOut
+from mambaout_mm.probe import run
+from mambaout_mm.probe.run import Settings, data_of
+
+spec = importlib.util.spec_from_file_location('probe_tool', ROOT / 'tools' / 'probe.py')
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+BODY = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
+SETTINGS = Settings(
+    size=64, distances=(0.25, 0.5), distractors=1, iterations=4, batch=2, test_images=2
+)
+
+
+def build():
+    return MambaOut(BODY)
+
+
+def run_probe(build, settings, seed, folder):
+    data, tests = data_of(settings, seed), run.tests_of(settings)
+    return run.run_probe(build, settings, seed, folder, data, tests)
+
+
+def test_the_same_seed_gives_the_same_scores(tmp_path):
+    one, two = (run_probe(build, SETTINGS, 0, tmp_path / name) for name in 'ab')
+    other = run_probe(build, SETTINGS, 1, tmp_path / 'c')
+    assert one['effective_px'] == two['effective_px'] != other['effective_px']
+    assert one['iou'] == two['iou'] and len(one['iou']) == 2
+    assert all(0 <= iou <= 1 for iou in one['iou'])
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    run_probe(build, SETTINGS, 0, tmp_path / 'whole')
+    make_runner = run.make_runner
+
+    def interrupted(*args):
+        runner = make_runner(*args)
+        runner.default_interval = 2
+        for hook in runner.hooks:
+            if type(hook).__name__ == 'CheckpointHook':
+                hook.interval = 2
+        step = runner.model.train_step
+
+        def train_step(*args, **kwargs):
+            if runner.iter == 3:
+                raise KeyboardInterrupt
+            return step(*args, **kwargs)
+
+        runner.model.train_step = train_step
+        return runner
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, 'make_runner', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_probe(build, SETTINGS, 0, tmp_path / 'parts')
+    assert not (tmp_path / 'parts' / run.DONE).exists()
+    run_probe(build, SETTINGS, 0, tmp_path / 'parts')
+    whole, parts = (
+        torch.load(tmp_path / name / 'iter_4.pth', weights_only=False)['state_dict']
+        for name in ('whole', 'parts')
+    )
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
+
+
+def test_a_finished_training_is_not_repeated_but_for_other_settings(tmp_path):
+    first = run_probe(build, SETTINGS, 0, tmp_path)
+    written = (tmp_path / run.DONE).stat().st_mtime_ns
+    assert run_probe(build, SETTINGS, 0, tmp_path) == first
+    assert (tmp_path / run.DONE).stat().st_mtime_ns == written
+    run_probe(build, SETTINGS._replace(iterations=6), 0, tmp_path)
+    assert (tmp_path / 'iter_6.pth').exists() and not (tmp_path / 'iter_4.pth').exists()
+    assert (tmp_path / run.DONE).stat().st_mtime_ns != written
+
+
+def test_the_tool_writes_a_row_for_each_distance_and_a_picture(tmp_path, capsys):
+    tool.main([
+        '--mixers', 'identity', 'ssm', '--backbones', 'Vim:tiny',
+        '--depths', '1', '1', '1', '1', '--dims', '8', '16', '24', '32',
+        '--size', '64', '--distances', '0.5', '0.25', '--distractors', '1',
+        '--iterations', '2', '--batch', '2', '--test-images', '2', '--seeds', '2',
+        '--out', str(tmp_path),
+    ])  # fmt: skip
+    with (tmp_path / 'probe.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['network'], row['seed'], row['distance_px']) for row in rows] == [
+        (network, seed, distance)
+        for seed in '01'
+        for network in ('identity', 'ssm', 'Vim-Ti')
+        for distance in ('16', '32')
+    ]
+    costs = {row['network']: float(row['macs_m']) for row in rows}
+    assert costs['identity'] == pytest.approx(costs['ssm'], rel=0.02)
+    assert float(rows[0]['theoretical_px']) < 200 and rows[2]['theoretical_px'] == 'inf'
+    assert (tmp_path / 'probe.png').stat().st_size > 10_000
+    results = sorted(tmp_path.glob('*/*/result.json'))
+    assert len(results) == 6 and all(json.loads(path.read_text()) for path in results)
+    assert 'identity' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--distances', '1.5'], 'above 0 and at most 1'),
+        (['--size', '32'], '--size 32 is too small'),
+        (['--seeds', '0'], '--seeds must be at least 1'),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(arguments)
+    assert message in capsys.readouterr().err
