@@ -109,6 +109,7 @@ setup(
     packages=find_packages(include=['mambaout_mm', 'mambaout_mm.*']),
     package_data={
         'mambaout_mm.comparison': ['*.csv', '*.html', 'page.css', 'page.js'],
+        'mambaout_mm.study': ['*.html'],
     },
     install_requires=[
         'numpy',

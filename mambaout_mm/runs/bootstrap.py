@@ -49,10 +49,13 @@ class Scorer:
     Attributes:
         images (tuple): Identities of the images, in the order of the weights.
         predicted (frozenset): Those for which the run has a prediction.
+        class_names (tuple[str, ...]): In the order of :meth:`of_classes`; empty where the scorer
+            was not read from a file.
     """
 
     images: tuple
     predicted: frozenset
+    class_names: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._draws: dict[tuple[int, int], np.ndarray] = {}
@@ -78,6 +81,14 @@ class Scorer:
             )
         return self._draws[resamples, seed]
 
+    def of_classes(self) -> np.ndarray:
+        """Score of each class on all images, NaN where there is nothing of it."""
+        raise NotImplementedError
+
+    def of_images(self) -> np.ndarray:
+        """Score of each image alone, NaN where there is nothing in it."""
+        return np.array([self.score(row) for row in np.eye(len(self.images), dtype=int)])
+
 
 class _Category(NamedTuple):
     """Detections of one category, by falling score."""
@@ -101,10 +112,17 @@ class DetectionScorer(Scorer):
         predictions (list[dict]): As
             :func:`mambaout_mm.training.prediction_files.read_predictions` has them.
         iou_type (str): 'bbox' or 'segm'.
+        area (str): Which objects count, 'all', 'small', 'medium' or 'large', by COCO's bounds of
+            32 and 96 pixels squared. Defaults to 'all'.
     """
 
     def __init__(
-        self, truth: COCO, category_ids: Sequence[int], predictions: list[dict], iou_type: str
+        self,
+        truth: COCO,
+        category_ids: Sequence[int],
+        predictions: list[dict],
+        iou_type: str,
+        area: str = 'all',
     ) -> None:
         super().__init__()
         self.predicted = frozenset(sample['img_id'] for sample in predictions)
@@ -119,7 +137,8 @@ class DetectionScorer(Scorer):
             parameters = evaluation.params
             parameters.catIds = list(category_ids)
             parameters.maxDets = [MAX_DETECTIONS]
-            parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], ['all']
+            place = parameters.areaRngLbl.index(area)
+            parameters.areaRng, parameters.areaRngLbl = [parameters.areaRng[place]], [area]
             evaluation.evaluate()
         self.images = tuple(parameters.imgIds)
         self.recalls = parameters.recThrs
@@ -140,6 +159,15 @@ class DetectionScorer(Scorer):
             if count  # a category without objects is left out, as in COCOeval
         ]
         return float(np.mean(scores)) if scores else np.nan
+
+    def of_classes(self) -> np.ndarray:
+        ones = np.ones(len(self.images), int)
+        return np.array(
+            [
+                self._average_precision(category, count, ones) if count else np.nan
+                for category, count in zip(self.categories, self.objects @ ones, strict=True)
+            ]
+        )
 
     def _average_precision(self, category: _Category, count: int, weights: np.ndarray) -> float:
         """Mean over the IoU thresholds and recalls.
@@ -229,6 +257,10 @@ class SegmentationScorer(Scorer):
             return np.nan
         return float(np.mean((weights @ self.intersection)[present] / union[present]))
 
+    def of_classes(self) -> np.ndarray:
+        with np.errstate(invalid='ignore'):
+            return self.intersection.sum(0) / self.union.sum(0)
+
 
 def _areas(image: dict, num_classes: int, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of each class in prediction and truth, and in one of them at least."""
@@ -295,12 +327,13 @@ def _mean_of(a: list, b: list) -> Any:
     return np.mean(a, axis=0) - np.mean(b, axis=0)
 
 
-def read_scorers(cfg: Config, file: Path) -> dict[str, Scorer]:
+def read_scorers(cfg: Config, file: Path, area: str = 'all') -> dict[str, Scorer]:
     """Scorers of what ``tools/test.py --out`` wrote, by metric: 'box AP' and 'mask AP', or 'mIoU'.
 
     Args:
         cfg (Config): The run's config; it names the annotations and the classes.
         file (Path): The predictions.
+        area (str): Of detections, see :class:`DetectionScorer`. Defaults to 'all'.
 
     Returns:
         dict[str, Scorer]: One for each metric that the predictions allow.
@@ -310,7 +343,7 @@ def read_scorers(cfg: Config, file: Path) -> dict[str, Scorer]:
     """
     predictions = read_predictions(file)
     try:
-        return _scorers_of(predictions, cfg, file)
+        return _scorers_of(predictions, cfg, file, area)
     except UserError:
         raise
     except Exception as error:  # of any kind: so are what config, annotations and pickles may hold
@@ -320,24 +353,28 @@ def read_scorers(cfg: Config, file: Path) -> dict[str, Scorer]:
         ) from error
 
 
-def _scorers_of(predictions: Any, cfg: Config, file: Path) -> dict[str, Scorer]:
+def _scorers_of(predictions: Any, cfg: Config, file: Path, area: str) -> dict[str, Scorer]:
     if isinstance(predictions, dict) and predictions.get('images'):
         ignored = _evaluator(cfg, 'IoUMetric').get('ignore_index', 255)
-        classes = len(predictions['classes'])
-        return {'mIoU': SegmentationScorer(predictions['images'], classes, ignored)}
+        classes = tuple(predictions['classes'])
+        scorer = SegmentationScorer(predictions['images'], len(classes), ignored)
+        scorer.class_names = classes
+        return {'mIoU': scorer}
     if (
         isinstance(predictions, list)
         and predictions
         and all('pred_instances' in sample for sample in predictions)
     ):
-        return _detection_scorers(predictions, cfg, file)
+        return _detection_scorers(predictions, cfg, file, area)
     raise UserError(
         f'{file} holds neither detections nor label maps; make it anew with tools/test.py --out'
     )
 
 
-def _detection_scorers(predictions: list[dict], cfg: Config, file: Path) -> dict[str, Scorer]:
-    annotations = Path(_evaluator(cfg, 'CocoMetric').get('ann_file') or '')
+def _detection_scorers(
+    predictions: list[dict], cfg: Config, file: Path, area: str
+) -> dict[str, Scorer]:
+    annotations = annotation_file(cfg)
     if not annotations.is_file():
         raise UserError(
             f'the annotations {str(annotations)!r} (test_evaluator.ann_file) are not there; run '
@@ -345,7 +382,7 @@ def _detection_scorers(predictions: list[dict], cfg: Config, file: Path) -> dict
         )
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-    category_ids = truth.getCatIds(catNms=_classes(cfg))
+    category_ids = truth.getCatIds(catNms=class_names(cfg))
     used = {label for p in predictions for label in p['pred_instances']['labels'].tolist()}
     unknown = {p['img_id'] for p in predictions} - set(truth.imgs)
     out_of_range = used - set(range(len(category_ids)))
@@ -356,11 +393,17 @@ def _detection_scorers(predictions: list[dict], cfg: Config, file: Path) -> dict
             "test set of the run's config"
         )
     masks = all('masks' in p['pred_instances'] for p in predictions)
-    return {
-        name: DetectionScorer(truth, category_ids, predictions, iou_type)
-        for name, iou_type in COCO_METRICS.items()
-        if masks or iou_type == 'bbox'
-    }
+    scorers: dict[str, Scorer] = {}
+    for name, iou_type in COCO_METRICS.items():
+        if masks or iou_type == 'bbox':
+            scorers[name] = DetectionScorer(truth, category_ids, predictions, iou_type, area)
+            scorers[name].class_names = tuple(truth.cats[i]['name'] for i in category_ids)
+    return scorers
+
+
+def annotation_file(cfg: Config) -> Path:
+    """Of a detector's test."""
+    return Path(_evaluator(cfg, 'CocoMetric').get('ann_file') or '')
 
 
 def _evaluator(cfg: Config, kind: str) -> dict:
@@ -369,7 +412,7 @@ def _evaluator(cfg: Config, kind: str) -> dict:
     return next((m for m in metrics if str(m.get('type')).split('.')[-1] == kind), {})
 
 
-def _classes(cfg: Config) -> list[str]:
+def class_names(cfg: Config) -> list[str]:
     """The classes of the test set: its config's, else its class's."""
     nodes = [node for _, node in dicts_in(cfg.test_dataloader.dataset) if 'ann_file' in node]
     metainfo = dict(nodes[0].get('metainfo') or {}) if nodes else {}

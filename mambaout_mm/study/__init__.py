@@ -1,0 +1,1 @@
+"""One's own answer: candidates trained alike with several seeds, behind `tools/study.py`."""
