@@ -82,7 +82,7 @@ def variants() -> str:
 
 
 def configs_of(task: str) -> str:
-    """A row for each config that is no twin of another (3x, published recipe): README."""
+    """A row for each config that is no twin of another (3x, other recipe, no weights): README."""
     model, _, _, accuracies = TASKS[task]
     kind = 'box AP / mask AP' if task == 'detection' else 'mIoU single / multi-scale'
     lines = [
@@ -90,7 +90,7 @@ def configs_of(task: str) -> str:
         '|---|---|---|---|',
     ]
     for path in _sorted_configs(task):
-        if path.stem.endswith(('_3x', '_published')):
+        if path.stem.endswith(('_3x', '_published', '_scratch')):
             continue
         cfg = Config.fromfile(path)
         network = _network(cfg)
@@ -116,7 +116,8 @@ def costs() -> str:
     for network in ENTRIES:
         if '(timm)' not in network.name:
             cells = (cell for model in SCHEDULES for cell in _cost_cells(network, model))
-            lines.append(f'| {network.name} | {" | ".join(cells)} |')
+            mark = " (nobody's published model)" if 'mixers' in network.presets[:1] else ''
+            lines.append(f'| {network.name}{mark} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
@@ -167,10 +168,14 @@ def _sorted_configs(task: str) -> list[Path]:
 def _network(cfg: Config) -> Network:
     """The network of the comparison that a config has as its backbone."""
     backbone = cfg.model.backbone
-    for network in ENTRIES:
-        if all(backbone.get(name) == value for name, value in network.backbone.items()):
-            return network
-    raise ValueError(f'no family names the backbone {dict(backbone)} in its networks')
+    matching = [
+        network
+        for network in ENTRIES
+        if all(backbone.get(name) == value for name, value in network.backbone.items())
+    ]
+    if not matching:
+        raise ValueError(f'no family names the backbone {dict(backbone)} in its networks')
+    return max(matching, key=lambda network: len(network.backbone))  # which says most about it
 
 
 def _paper(network: Network) -> tuple[str, Paper]:

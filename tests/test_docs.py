@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 from support import ROOT
 
+from mambaout_mm.backbones.gated_blocks import MIXERS
 from mambaout_mm.comparison.catalogue import entries_of
 from mambaout_mm.measure.complexity import build_model
 from mambaout_mm.training import checks
@@ -41,6 +42,26 @@ def test_comparison_python_runs(capsys):
     (code,) = python_blocks(ROOT / 'docs' / 'comparison.md')
     exec(compile(code, 'comparison.md', 'exec'), {})
     assert 'MambaOut-T   111.11    13.89     1.74     0.29' in capsys.readouterr().out
+
+
+def test_study_python_runs(capsys):
+    (code,) = python_blocks(ROOT / 'docs' / 'study.md')
+    exec(compile(code, 'study.md', 'exec'), {})
+    assert capsys.readouterr().out == '2.5346 0.999 1.012\n'
+
+
+@pytest.mark.parametrize('tool', ['study', 'probe'])
+def test_study_commands_name_what_the_tools_know(tool):
+    text = (ROOT / 'docs' / 'study.md').read_text()
+    commands = re.findall(rf'^python tools/{tool}\.py(.*)$', text, flags=re.M)
+    known = (ROOT / 'tools' / f'{tool}.py').read_text()
+    assert commands
+    for option in re.findall(r'--[\w-]+', ' '.join(commands)):
+        assert f"'{option}'" in known, option
+    for mixers in re.findall(r'--mixers (.+?) --', ' '.join(commands)):
+        assert set(mixers.split()) <= set(MIXERS)
+    names = ' '.join(re.findall(r'--backbones (.+?) --', ' '.join(commands))).split()
+    assert entries_of(names) or tool == 'probe'
 
 
 def test_comparison_commands_name_what_the_tool_knows():

@@ -30,20 +30,25 @@ from mambaout_mm.errors import UserError
 def test_every_published_name_is_in_the_published_results():
     names = set(published_results()['backbone'])
     missing = [entry.name for entry in ENTRIES if entry.published not in names]
-    # timm's own MambaOut: its figures are those of MambaOut
-    assert missing == [f'MambaOut-{scale} (timm)' for scale in 'TSB']
+    # timm's own MambaOut: its figures are those of MambaOut. Vim's paper has no row of DeiT here.
+    mixers = [entry.name for entry in ENTRIES if entry.presets == ('mixers',)]
+    timms = [f'MambaOut-{scale} (timm)' for scale in 'TSB']
+    deit = ['DeiT-Ti', 'DeiT-S', 'DeiT-B', 'DeiT-Ti (materialised)']
+    assert sorted(missing) == sorted([*mixers, *timms, *deit])
 
 
 def test_mambaout_stands_beside_a_scan_a_convolution_and_attention_in_every_preset():
     mixers = {entry.name: entry.mixer for entry in ENTRIES}
     for name, preset in PRESETS.items():
+        if name in ('mixers', 'vim'):  # which ask something else
+            continue
         kinds = {'Conv', 'Conv+SSM'} if name == 'mambas' else {'Conv', 'Conv+SSM', 'Attn'}
         assert kinds <= {mixers[name] for name in preset}
         assert preset[0].startswith('MambaOut')
 
 
 def test_all_holds_every_size_of_the_papers_families():
-    archs = {entry.backbone.get('arch') for entry in ENTRIES}
+    archs = {str(entry.backbone.get('arch')) for entry in ENTRIES}
     assert {name for name in MAMBAOUT if not name.endswith('_rw')} <= archs
     assert {name for name in VMAMBA if name.endswith('_v0')} <= archs
     assert {*LOCALVMAMBA, *EFFICIENTVMAMBA, *VIM, *PLAINMAMBA} <= archs

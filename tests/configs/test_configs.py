@@ -9,11 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from support import CONFIGS, ROOT
 
+from mambaout_mm.backbones import MambaOut
 from mambaout_mm.checkpoints.catalogue import CATALOGUE, UNPUBLISHED
 from mambaout_mm.comparison import model_complexity
-from mambaout_mm.measure.complexity import (
-    build_model,
-)
+from mambaout_mm.measure.complexity import build_model, count_macs
 
 # Rows of UperNet that their papers print with heads of their own: channels of the head, parameters,
 # MACs. LocalVMamba's and EfficientVMamba-B's rows are checked at full size by `make costs`.
@@ -65,6 +64,16 @@ def test_costs_what_is_published_with_the_heads_of_its_authors(family, arch):
     assert counted / 1e9 == pytest.approx(macs, rel=0.02)
 
 
+# MambaOut-T and its twins with another token mixer, from random weights.
+FROM_SCRATCH = re.compile('_(scratch|identity|(?<!conv_)ssm|attention)(_stages34)?$')
+# ViTDet's heads in place of Cascade R-CNN's
+VITDET = (
+    'model.rpn_head.num_convs',
+    'model.roi_head.bbox_head',
+    'model.roi_head.mask_head.norm_cfg',
+)
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_recipe(path):
     cfg = Config.fromfile(path)
@@ -77,6 +86,15 @@ def test_recipe(path):
     backbone = cfg.model.backbone
     assert 0 < backbone.drop_path_rate < 1  # each has its own, with the source in the config
     assert backbone.get('output_norm', True)
+    if detection:
+        epochs = 36 if path.stem.endswith('_3x') else 12
+        assert cfg.train_cfg.max_epochs == epochs == cfg.param_scheduler[1].end
+        assert cfg.param_scheduler[1].milestones == ([27, 33] if epochs == 36 else [8, 11])
+    else:
+        assert cfg.train_cfg.max_iters == 160000 == cfg.param_scheduler[1].end
+    if FROM_SCRATCH.search(path.stem):
+        assert backbone.init_cfg is None
+        return
     # VMamba's files hold two networks (docs/comparators.md)
     key = dict(key='model') if backbone.type == 'mambaout_mm.VMamba' else {}
     checkpoint = backbone.init_cfg.checkpoint
@@ -88,12 +106,6 @@ def test_recipe(path):
     else:
         assert checkpoint in {**CATALOGUE, **UNPUBLISHED}
         assert variant == backbone.get('arch') or f'{scheme}_{variant}' == backbone.model_name
-    if detection:
-        epochs = 36 if path.stem.endswith('_3x') else 12
-        assert cfg.train_cfg.max_epochs == epochs == cfg.param_scheduler[1].end
-        assert cfg.param_scheduler[1].milestones == ([27, 33] if epochs == 36 else [8, 11])
-    else:
-        assert cfg.train_cfg.max_iters == 160000 == cfg.param_scheduler[1].end
 
 
 @pytest.mark.parametrize(
@@ -122,5 +134,27 @@ def test_one_recipe(path):
     allowed = {f'model.{part}.in_channels' for part in ('neck', 'decode_head', 'auxiliary_head')}
     if path.stem in PUBLISHED_RATES:
         allowed.add('optim_wrapper.optimizer.lr')
+    if path.stem in ('cascade_maskrcnn_vim_t', 'cascade_maskrcnn_deit_t'):
+        allowed.update(VITDET)
     differing = set(differences(Config.fromfile(path).to_dict(), base.to_dict()))
     assert [name for name in differing - allowed if not name.startswith('model.backbone.')] == []
+
+
+@pytest.mark.parametrize('task', ['maskrcnn', 'upernet'])
+@pytest.mark.parametrize('name', ['identity', 'ssm', 'ssm_stages34', 'attention_stages34'])
+def test_a_twin_costs_what_mambaout_costs(task, name):
+    size = 512 if 'attention' in name else 128  # attention's cost grows otherwise
+    plain, twin = (
+        count_macs(MODELS.build(load_config(f'{task}_mambaout_t_{x}').model.backbone).eval(),
+                   torch.zeros(1, 3, size, size))
+        for x in ('scratch', name)
+    )  # fmt: skip
+    assert twin == pytest.approx(plain, rel=0.01)
+
+
+@pytest.mark.parametrize('name', ['conv_ssm', 'conv_ssm_stages34'])
+def test_with_an_ssm_it_starts_from_mambaouts_weights(name):
+    backbone = load_config(f'maskrcnn_mambaout_t_{name}').model.backbone
+    assert backbone.init_cfg.checkpoint == 'mambaout://tiny'
+    _, fresh = MODELS.build(backbone).match_checkpoint(MambaOut('tiny').state_dict())
+    assert fresh and all(part.endswith('.ssm') for part in fresh)

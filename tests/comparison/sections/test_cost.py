@@ -30,7 +30,9 @@ from mambaout_mm.measure.complexity import count_by_operator, model_complexity
 
 # Without a row; with rows of another pyramid or framework; with a row of a narrower UperNet.
 STOCK = {f'MambaOut-{scale} (timm)' for scale in 'TSB'}  # their costs are those of ours
-NOT_PUBLISHED = {'MambaOut-Femto', 'MambaOut-Kobe', 'EfficientVMamba-T'} | STOCK
+MIXERS = {entry.name for entry in ENTRIES if entry.presets == ('mixers',)}
+DEIT = {entry.name for entry in ENTRIES if entry.name.startswith('DeiT')}
+NOT_PUBLISHED = {'MambaOut-Femto', 'MambaOut-Kobe', 'EfficientVMamba-T'} | STOCK | MIXERS | DEIT
 PLAIN = {entry.name for entry in ENTRIES if entry.name.startswith(('Vim', 'LocalVim', 'PlainM'))}
 NARROW = {'EfficientVMamba-S'}
 FEMTO = Network('MambaOut-Femto', 'Conv', dict(type='mambaout_mm.MambaOut', arch='femto'))

@@ -1,0 +1,4 @@
+# MambaOut-T from random weights: what its twins with other token mixers are held against.
+_base_ = ['./maskrcnn_mambaout_t.py']
+
+model = dict(backbone=dict(init_cfg=None))
