@@ -174,7 +174,7 @@ def draw_curves(
         )
     ticks = rows[['tokens', 'size']].drop_duplicates('tokens')
     labels = [f'{tokens}\n{size}' for tokens, size in ticks.itertuples(index=False)]
-    axis.set_xticks(ticks['tokens'], labels, fontsize='x-small')
+    axis.set_xticks(ticks['tokens'], labels, fontsize='x-small', rotation=45)
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     if not rows.empty:
