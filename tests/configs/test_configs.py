@@ -68,6 +68,7 @@ def test_costs_what_is_published_with_the_heads_of_its_authors(family, arch):
 FROM_SCRATCH = re.compile('_(scratch|identity|(?<!conv_)ssm|attention)(_stages34)?$')
 # ViTDet's heads in place of Cascade R-CNN's
 VITDET = (
+    'norm_cfg',  # a variable of the file
     'model.rpn_head.num_convs',
     'model.roi_head.bbox_head',
     'model.roi_head.mask_head.norm_cfg',
