@@ -277,6 +277,11 @@ MIXERS: dict[str, dict[str, Any]] = {
 }
 
 
+def in_stages(mixer: str, stages: Sequence[int]) -> list[dict[str, Any]]:
+    """One of ``MIXERS`` for each of some stages, numbered from 1; convolutions for the others."""
+    return [MIXERS[mixer if stage in stages else 'conv'] for stage in (1, 2, 3, 4)]
+
+
 def resolve_mixers(
     mixer: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
 ) -> tuple[dict[str, Any], ...]:

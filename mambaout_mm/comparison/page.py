@@ -79,10 +79,10 @@ def content_of(
     return Markup(content.strip())
 
 
-def environment() -> jinja2.Environment:
-    """An environment in which every text is escaped, and a name that is not there is an error."""
+def environment(folder: Path = HERE) -> jinja2.Environment:
+    """For templates in a folder: all text is escaped, and a name that is not there is an error."""
     env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE, encoding='utf-8'),
+        loader=jinja2.FileSystemLoader(folder, encoding='utf-8'),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

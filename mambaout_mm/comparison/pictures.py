@@ -22,6 +22,10 @@ MARKERS = {
     'x': 'x',
     'star': '*',
 }
+# The colours of Okabe and Ito, which people of any colour vision tell apart.
+COLOURS = (
+    '#000000', '#E69F00', '#56B4E9', '#009E73', '#0072B2', '#D55E00', '#CC79A7', '#F0E442',
+)  # fmt: skip
 DASHES = ('-', '--', ':', '-.', (0, (8, 2)))
 MANY = 5  # curves above which a legend would cover some of them
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mambaout_mm.backbones import MambaOut
-from mambaout_mm.backbones.gated_blocks import MIXERS
+from mambaout_mm.backbones.gated_blocks import in_stages
 from mambaout_mm.comparison.catalogue import build_backbone, entries_of
 from mambaout_mm.comparison.sections.sequence import receptive_fields
 from mambaout_mm.measure.complexity import count_macs
@@ -33,7 +33,7 @@ def mixers_in(
     """
     candidates = []
     for name in mixers:
-        mixer = [MIXERS[name if stage in stages else 'conv'] for stage in (1, 2, 3, 4)]
+        mixer = in_stages(name, stages)
         ratio = matched_twin(arch, mixer, (size, size)).expansion_ratio
         twin = dict(arch, expansion_ratio=ratio)
         candidates.append(candidate(name, partial(MambaOut, twin, mixer=mixer), size))

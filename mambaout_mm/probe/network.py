@@ -116,6 +116,8 @@ class MarkedIoU(BaseMetric):
         distances (Sequence[float]): As the data has them.
     """
 
+    default_prefix = 'curves'
+
     def __init__(self, distances: Sequence[float]) -> None:
         super().__init__()
         self.distances = tuple(distances)

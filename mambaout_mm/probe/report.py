@@ -9,15 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from mambaout_mm.comparison.pictures import add_legend, panels, save_picture
+from mambaout_mm.comparison.pictures import COLOURS, add_legend, panels, save_picture
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.machine import machine
 
 from .run import FIELD_PERCENT, Settings, data_of, run_probe, tests_of
 
 CSV, PICTURE = 'probe.csv', 'probe.png'
-# The colours of Okabe and Ito, which people of any colour vision tell apart.
-COLOURS = ('#000000', '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7')
 
 
 class Candidate(NamedTuple):

@@ -1,7 +1,6 @@
 """A training of the probe: one network, one seed."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch import nn
 
+from mambaout_mm.errors import UserError
 from mambaout_mm.files import write_text
 from mambaout_mm.measure.effective_field import effective_fields, side_holding
 
@@ -78,8 +78,7 @@ def run_probe(
 ) -> dict[str, Any]:
     """Train and test a network, unless the folder has its result already.
 
-    An interrupted training goes on from its last checkpoint in the folder. What is there of another
-    training (settings, seed, number of parameters) is removed.
+    An interrupted training goes on from its last checkpoint in the folder.
 
     Args:
         build (Callable): Gives the backbone; its weights are drawn from ``seed``.
@@ -93,15 +92,21 @@ def run_probe(
         dict[str, Any]: ``iou`` for each distance; ``effective_px``, the side of the square with
         ``FIELD_PERCENT`` of the gradient of a pixel's features; and ``seconds`` of training since
         it was last interrupted.
+
+    Raises:
+        UserError: If the folder holds anything else: another training, or none of a probe.
     """
     torch.manual_seed(seed)
     backbone = build()
     params = sum(parameter.numel() for parameter in backbone.parameters())
     wanted = json.loads(json.dumps(dict(settings._asdict(), seed=seed, params=params)))
-    if _read(folder / STARTED) != wanted:
-        shutil.rmtree(folder, ignore_errors=True)  # another training's
-        folder.mkdir(parents=True)
-        write_text(folder / STARTED, json.dumps(wanted))
+    if folder.exists() and _read(folder / STARTED) != wanted:
+        raise UserError(
+            f'{folder} holds something else than this training (other settings, another network); '
+            'name another folder, or delete that one'
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / STARTED, json.dumps(wanted))
     done = folder / DONE
     if done.exists():
         return _read(done)
@@ -114,7 +119,7 @@ def run_probe(
     images = torch.stack([tests[i]['inputs'] for i in range(FIELD_IMAGES)])
     (field,) = effective_fields(FusedMap(model).eval(), images, get_device())
     result = dict(
-        iou=[scores[f'iou_{distance:g}'] for distance in settings.distances],
+        iou=[scores[f'curves/iou_{distance:g}'] for distance in settings.distances],
         effective_px=side_holding(field, FIELD_PERCENT),
         seconds=round(seconds, 1),
     )

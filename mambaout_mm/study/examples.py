@@ -130,10 +130,10 @@ def _detection_panels(
             continue
         scale = WIDTH / picture.shape[1]
         small = _shrink(picture)
-        objects = truth.loadAnns(truth.getAnnIds(imgIds=[image_id]))
+        objects = truth.loadAnns(truth.getAnnIds(imgIds=[image_id], catIds=ids))
         boxes = [(*o['bbox'][:2], o['bbox'][0] + o['bbox'][2], o['bbox'][1] + o['bbox'][3])
                  for o in objects]  # fmt: skip
-        labels = [ids.index(o['category_id']) for o in objects if o['category_id'] in ids]
+        labels = [ids.index(o['category_id']) for o in objects]
         panels = {'truth': _jpeg(_with_boxes(small, boxes, labels, names, scale))}
         for who, content in predictions.items():
             instances = next(p['pred_instances'] for p in content if p['img_id'] == image_id)
@@ -159,7 +159,7 @@ def _with_boxes(
     picture: np.ndarray, boxes: Any, labels: Any, names: Sequence[str], scale: float
 ) -> np.ndarray:
     drawn = picture.copy()
-    for box, label in zip(boxes, labels, strict=False):
+    for box, label in zip(boxes, labels, strict=True):
         colour = [int(255 * c) for c in matplotlib.colormaps['tab10'](int(label) % 10)[2::-1]]
         x1, y1, x2, y2 = (round(float(side) * scale) for side in box)
         cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, 2)

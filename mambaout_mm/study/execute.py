@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambaout_mm.errors import UserError
+from mambaout_mm.files import write_text
 
 from .plan import Task
 
@@ -85,7 +86,7 @@ def run_task(tools: Path, task: Task, gpus: int = 1, options: Sequence[str] = ()
     if not reason and not task.predictions.exists():
         reason = f'the test wrote no {task.predictions}'
     if reason:
-        failed.write_text(reason + '\n')
+        write_text(failed, reason + '\n')
     return reason
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mambaout_mm.backbones.base import Network
-from mambaout_mm.backbones.gated_blocks import MIXERS
+from mambaout_mm.backbones.gated_blocks import in_stages
 from mambaout_mm.backbones.mambaout import resolve_arch
 from mambaout_mm.comparison.catalogue import build_backbone, entries_of, maps_of
 from mambaout_mm.demo import apply_demo
@@ -114,7 +114,7 @@ def candidates_of_mixers(
     numbers = resolve_arch(arch if isinstance(arch, str) else dict(arch))
     candidates = []
     for name in mixers:
-        mixer = [MIXERS[name if stage in stages else 'conv'] for stage in (1, 2, 3, 4)]
+        mixer = in_stages(name, stages)
         twin = matched_twin(numbers, mixer, size)
         changes: dict[str, Any] = dict(mixer=mixer)
         if scratch or not pretrained:

@@ -5,13 +5,12 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mambaout_mm.comparison.page import source
-from mambaout_mm.comparison.pictures import add_legend, panels
+from mambaout_mm.comparison.page import environment, source
+from mambaout_mm.comparison.pictures import COLOURS, add_legend, panels
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import write_csv, write_text
 from mambaout_mm.runs.bootstrap import Scorer, read_scorers
@@ -23,8 +22,6 @@ from .plan import Task
 from .statistics import Effect, effects
 
 SCORES, EFFECTS, PAGE = 'study.csv', 'effects.csv', 'report.html'
-# The colours of Okabe and Ito, which people of any colour vision tell apart.
-COLOURS = ('#000000', '#E69F00', '#56B4E9', '#009E73', '#0072B2', '#D55E00', '#CC79A7', '#F0E442')
 EXAMPLES = 6  # images on which each side is better, for each candidate
 MOST_BYTES = 8_000_000  # of pictures on a page
 CLASSES_SHOWN = 10
@@ -242,24 +239,21 @@ def draw_curves(study: Study) -> Figure | None:
 
 def render(study: Study, title: str) -> str:
     """The page: one file that needs nothing else."""
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE, encoding='utf-8'),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     curves = draw_curves(study)
-    return env.get_template('report.html').render(
-        title=title,
-        css=source('page.css'),
-        study=study,
-        candidates=[_summary(study, name) for name in study.names],
-        metrics=list(study.scorers),
-        states=[(n, s) for n, s in study.states.items() if s != 'done'],
-        curves=_data_url(_png(curves), 'png') if curves else '',
-        shown=shown_of(study),
-        jpeg=lambda content: _data_url(content, 'jpeg'),
+    return (
+        environment(HERE)
+        .get_template('report.html')
+        .render(
+            title=title,
+            css=source('page.css'),
+            study=study,
+            candidates=[_summary(study, name) for name in study.names],
+            metrics=list(study.scorers),
+            states=[(n, s) for n, s in study.states.items() if s != 'done'],
+            curves=_data_url(_png(curves), 'png') if curves else '',
+            shown=shown_of(study),
+            jpeg=lambda content: _data_url(content, 'jpeg'),
+        )
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from support import ROOT
 
 from mambaout_mm import MambaOut
+from mambaout_mm.errors import UserError
 from mambaout_mm.probe import run
 from mambaout_mm.probe.run import Settings, data_of
 
@@ -72,14 +73,23 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
         assert torch.equal(tensor, parts[name]), name
 
 
-def test_a_finished_training_is_not_repeated_but_for_other_settings(tmp_path):
-    first = run_probe(build, SETTINGS, 0, tmp_path)
-    written = (tmp_path / run.DONE).stat().st_mtime_ns
-    assert run_probe(build, SETTINGS, 0, tmp_path) == first
-    assert (tmp_path / run.DONE).stat().st_mtime_ns == written
-    run_probe(build, SETTINGS._replace(iterations=6), 0, tmp_path)
-    assert (tmp_path / 'iter_6.pth').exists() and not (tmp_path / 'iter_4.pth').exists()
-    assert (tmp_path / run.DONE).stat().st_mtime_ns != written
+def test_a_finished_training_is_not_repeated(tmp_path):
+    first = run_probe(build, SETTINGS, 0, tmp_path / 'run')
+    written = (tmp_path / 'run' / run.DONE).stat().st_mtime_ns
+    assert run_probe(build, SETTINGS, 0, tmp_path / 'run') == first
+    assert (tmp_path / 'run' / run.DONE).stat().st_mtime_ns == written
+
+
+def test_what_is_in_a_folder_is_never_replaced(tmp_path):
+    run_probe(build, SETTINGS, 0, tmp_path / 'probe')
+    (tmp_path / 'other').mkdir()
+    kept = tmp_path / 'other' / 'epoch_12.pth'
+    kept.write_text('weights of another training')
+    longer = SETTINGS._replace(iterations=6)
+    for folder, settings in (('probe', longer), ('other', SETTINGS)):
+        with pytest.raises(UserError, match='holds something else than this training'):
+            run_probe(build, settings, 0, tmp_path / folder)
+    assert kept.exists() and (tmp_path / 'probe' / 'iter_4.pth').exists()
 
 
 def test_the_tool_writes_a_row_for_each_distance_and_a_picture(tmp_path, capsys):

@@ -141,8 +141,12 @@ def test_a_detectors_page_has_sizes_and_boxes(tmp_path):
     truth = dict(
         info={},
         images=[dict(id=i, width=64, height=64, file_name=f'{i}.jpg') for i in (1, 2)],
-        categories=[dict(id=1, name='cup'), dict(id=5, name='plate')],
-        annotations=[dict(annotation, id=i, image_id=i) for i in (1, 2)],
+        categories=[dict(id=i, name=n) for i, n in ((1, 'cup'), (5, 'plate'), (7, 'fork'))],
+        # The config has no fork: it is no truth, and its box is not drawn as a cup's.
+        annotations=[
+            dict(annotation, id=9, image_id=2, category_id=7),
+            *(dict(annotation, id=i, image_id=i) for i in (1, 2)),
+        ],
     )
     (tmp_path / 'val.json').write_text(json.dumps(truth))
     for i in (1, 2):
