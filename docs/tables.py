@@ -121,6 +121,30 @@ def costs() -> str:
     return '\n'.join(lines)
 
 
+def dense_weights() -> str:
+    """Released detectors and segmentors: comparators.md."""
+    lines = [
+        '| name | config under configs/ | published | file |',
+        '|---|---|---|---|',
+    ]
+    rows = published_results()
+    for family in FAMILIES:
+        for name, weights in family.dense_weights.items():
+            of = rows['backbone'].eq(weights.published) & rows['schedule'].eq(weights.schedule)
+            row = rows[of].iloc[0]
+            columns = TASKS[weights.config.split('/')[0]][3]
+            scores = [f'{row[column]:.1f}' for column in columns if pd.notna(row[column])]
+            unlabelled = 'unlabelled' in str(row['note'])
+            cells = (
+                f'`{name}`',
+                f'`{weights.config}`',
+                ' / '.join(scores) + (' (not said which)' if unlabelled else ''),
+                f'[{weights.url.rsplit("/")[-1]}]({weights.url})',
+            )
+            lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
 def metafile(task: str) -> str:
     """The model index of a task, for OpenMIM."""
     _, data, head, _ = TASKS[task]
@@ -245,7 +269,7 @@ def written() -> dict[Path, str]:
             'detection': lambda: configs_of('detection'),
             'segmentation': lambda: configs_of('segmentation'),
         },
-        ROOT / 'docs' / 'comparators.md': {'costs': costs},
+        ROOT / 'docs' / 'comparators.md': {'costs': costs, 'dense weights': dense_weights},
     }
     texts = {ROOT / 'configs' / task / 'metafile.yml': metafile(task) for task in TASKS}
     for path, tables in files.items():

@@ -29,6 +29,7 @@ def register_family(cls: Family) -> Family:
     """
     MODELS.register_module(module=cls)
     MMENGINE_MODELS.register_module(module=cls)
-    add_weights(cls.weights, cls.unpublished_weights)
+    dense = {name: weights.url for name, weights in cls.dense_weights.items()}
+    add_weights(cls.weights | dense, cls.unpublished_weights, cls.mirrored_weights)
     FAMILIES.append(cls)
     return cls

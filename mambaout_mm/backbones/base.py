@@ -57,6 +57,22 @@ class Paper(NamedTuple):
     licence: str = 'Apache License 2.0'
 
 
+class DenseWeights(NamedTuple):
+    """A detector or segmentor whose weights its authors released.
+
+    Attributes:
+        url (str): Of the file.
+        config (str): Under configs/, without `.py`: the config that the file belongs to.
+        published (str): Its backbone, as published.csv has it.
+        schedule (str): Of its row in published.csv.
+    """
+
+    url: str
+    config: str
+    published: str
+    schedule: str
+
+
 class Stage(NamedTuple):
     """The parts of a stage, in the order in which they run.
 
@@ -117,6 +133,8 @@ class PyramidBackbone(PublishedWeights):
     # row, or the beginning of the name; the second is the task ('detection', 'segmentation',
     # 'classification').
     recipes: dict[str, dict[str, str]] = {}
+    # Released detectors and segmentors, by catalogue name ('vmamba-det://tiny_s1l8').
+    dense_weights: dict[str, DenseWeights] = {}
     # Types of modules whose every output depends on the whole map. None means that nobody has
     # looked, and the theoretical receptive field is not known.
     global_modules: tuple[type[nn.Module], ...] | None = None

@@ -190,6 +190,9 @@ class MambaOut(PyramidBackbone):
         f'mambaout://{arch}': WEIGHTS.format(arch)
         for arch in ('femto', 'kobe', 'tiny', 'small', 'base')
     }
+    mirrored_weights = {
+        name: f'timm://mambaout_{name.partition("://")[2]}.in1k' for name in weights
+    }
     unpublished_weights = {
         f'mambaout://{arch}': f"this variant is timm's; its weights are timm://mambaout_{arch}"
         for arch in ARCHITECTURES

@@ -22,7 +22,7 @@ from mambaout_mm.ops.selective_scan import selective_scan
 from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
-from .base import Network, Paper
+from .base import DenseWeights, Network, Paper
 from .depthwise import DepthwiseConv2d
 from .mamba import EXPANSION, decays, init_decays, init_steps
 from .plain import PlainBackbone, block_rates, depth_of, position_grid, resize_table
@@ -263,6 +263,15 @@ class PlainMamba(PlainBackbone):
     variants = {arch: resolve_arch(arch) for arch in ARCHITECTURES}
     mark = '.mamba.direction_Bs'
     weights = {f'plainmamba://{arch}': WEIGHTS.format(arch) for arch in ARCHITECTURES}
+    dense_weights = {
+        f'plainmamba-seg://{arch}': DenseWeights(
+            WEIGHTS.format(f'segmentation/{arch}_upernet'),
+            f'segmentation/upernet_plainmamba_{arch}_published',
+            f'PlainMamba-{arch.upper()}',
+            '160k',
+        )
+        for arch in ARCHITECTURES
+    }
     networks = tuple(
         Network(
             name,

@@ -102,6 +102,9 @@ class ViT(PlainBackbone):
         'deit://small': WEIGHTS.format('small', 'cd65a155'),
         'deit://base': WEIGHTS.format('base', 'b5f2ef4d'),
     }
+    mirrored_weights = {
+        name: f'timm://deit_{name.partition("://")[2]}_patch16_224.fb_in1k' for name in weights
+    }
     networks = (
         *(
             Network(

@@ -6,7 +6,8 @@ family is its ``v05_noz``, of the released files ``vssm1_*`` and ``vssm_*``; ``v
 release (``vssmtiny_*`` and so on; "VMamba" in most comparisons, MambaOut's tables 2 and 3 among
 them, where v2 is "VMambaV9").
 
-Weights: github.com/MzeroMiko/VMamba, releases ``#v2cls`` and ``#v0cls``, MIT.
+Weights: github.com/MzeroMiko/VMamba, releases ``#v2cls``, ``#v2det``, ``#v2seg`` and the same of
+v0, MIT.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from torch import nn
 from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
-from .base import Network, Paper
+from .base import DenseWeights, Network, Paper
 from .vss import (
     LN_EPS,
     SS2D,
@@ -51,7 +52,36 @@ VERSION_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-WEIGHTS = 'https://github.com/MzeroMiko/VMamba/releases/download/%23{}_ckpt_epoch_{}.pth'
+RELEASES = 'https://github.com/MzeroMiko/VMamba/releases/download/%23'
+WEIGHTS = RELEASES + '{}_ckpt_epoch_{}.pth'
+# From assets/performance.md: variant, file, config, row of published.csv
+DETECTORS = (
+    ('tiny_s1l8', 'v2det/mask_rcnn_vssm_fpn_coco_tiny_s_epoch_12', 't', 'VMamba-T[s1l8]'),
+    ('tiny_s2l5', 'v2det/mask_rcnn_vssm_fpn_coco_tiny_epoch_12', 't_s2l5', 'VMamba-T[s2l5]'),
+    ('small_s2l15', 'v2det/mask_rcnn_vssm_fpn_coco_small_epoch_11', 's', 'VMamba-S[s2l15]'),
+    ('base_s2l15', 'v2det/mask_rcnn_vssm_fpn_coco_base_epoch_11', 'b', 'VMamba-B[s2l15]'),
+    # Of 8 images an iteration, as in MambaOut's table 2
+    ('base_s2l15_bs8', 'v2det/mask_rcnn_vssm_fpn_coco_base_epoch_12_bs8', 'b', 'VMambaV9-B'),
+    ('tiny_v0', 'v0det/vssmtiny_mask_rcnn_swin_fpn_coco_epoch_12', 't_v0', 'VMamba-T'),
+    ('small_v0', 'v0det/vssmsmall_mask_rcnn_swin_fpn_coco_epoch_12', 's_v0', 'VMamba-S'),
+    ('base_v0', 'v0det/vssmbase_mask_rcnn_swin_fpn_coco_epoch_12', 'b_v0', 'VMamba-B'),
+)
+DETECTORS_3X = (
+    ('tiny_s1l8', 'v2det/mask_rcnn_vssm_fpn_coco_tiny_ms_3x_s_epoch_31', 't', 'VMamba-T[s1l8]'),
+    ('tiny_s2l5', 'v2det/mask_rcnn_vssm_fpn_coco_tiny_ms_3x_epoch_36', 't_s2l5', 'VMamba-T[s2l5]'),
+    ('small_s2l15', 'v2det/mask_rcnn_vssm_fpn_coco_small_ms_3x_epoch_32', 's', 'VMamba-S[s2l15]'),
+    ('tiny_v0', 'v0det/vssmtiny_mask_rcnn_swin_fpn_coco_ms_3x_epoch_34', 't_v0', 'VMamba-T v0'),
+    ('small_v0', 'v0det/vssmsmall_mask_rcnn_swin_fpn_coco_ms_3x_epoch_34', 's_v0', 'VMamba-S v0'),
+)
+SEGMENTORS = (
+    ('tiny_s1l8', 'v2seg/upernet_vssm_{}_tiny_s_iter_160000', 't', 'VMamba-T[s1l8]'),
+    ('tiny_s2l5', 'v2seg/upernet_vssm_{}_tiny_iter_160000', 't_s2l5', 'VMamba-T[s2l5]'),
+    ('small_s2l15', 'v2seg/upernet_vssm_{}_small_iter_144000', 's', 'VMamba-S[s2l15]'),
+    ('base_s2l15', 'v2seg/upernet_vssm_{}_base_iter_160000', 'b', 'VMamba-B[s2l15]'),
+    ('tiny_v0', 'v0seg/vssmtiny_upernet_{}_iter_160000', 't_v0', 'VMamba-T'),
+    ('small_v0', 'v0seg/vssmsmall_upernet_{}_iter_160000', 's_v0', 'VMamba-S'),
+    ('base_v0', 'v0seg/vssmbase_upernet_{}_iter_128000', 'b_v0', 'VMamba-B'),
+)
 
 DENSE_RECIPES = dict(
     detection='FP32, 8 x 2 images; some rows are of the best epoch',
@@ -144,6 +174,21 @@ class VMamba(VSSPyramid):
             ('small_v0', 'v0cls/vssmsmall_dp03', 238),
             ('base_v0', 'v0cls/vssmbase_dp06', 241),
         )
+    }
+    dense_weights = {
+        f'vmamba-det://{arch}{suffix}': DenseWeights(
+            f'{RELEASES}{file}.pth', f'detection/maskrcnn_vmamba_{config}{suffix}', row, schedule
+        )
+        for detectors, suffix, schedule in ((DETECTORS, '', '1x'), (DETECTORS_3X, '_3x', '3x MS'))
+        for arch, file, config, row in detectors
+    } | {
+        f'vmamba-seg://{arch}': DenseWeights(
+            f'{RELEASES}{file.format("4xb4-160k_ade20k-512x512")}.pth',
+            f'segmentation/upernet_vmamba_{config}',
+            row,
+            '160k',
+        )
+        for arch, file, config, row in SEGMENTORS
     }
     # MambaOut's tables call the first release (here "v0") VMamba, and today's VMambaV9.
     networks = tuple(

@@ -30,9 +30,10 @@ class PublishedWeights(BaseModule):
     """
 
     # Published weights, by catalogue name ('vmamba://tiny_s1l8'): their addresses, and of weights
-    # that nobody can have the reason.
+    # that nobody can have the reason; and timm's names of the same weights.
     weights: dict[str, str] = {}
     unpublished_weights: dict[str, str] = {}
+    mirrored_weights: dict[str, str] = {}
     # Modules that classification files lack; they keep their initial values.
     fresh_parts = re.compile(r'norm[0-3]')
 

@@ -21,9 +21,12 @@ from torch import Tensor
 from mambaout_mm.errors import CheckpointError, near_names
 from mambaout_mm.trust import is_trusted
 
-from .catalogue import is_named, resolve
+from .catalogue import MIRRORS, is_named, resolve
 
 TIMM_SCHEME = 'timm://'
+# The first digits of a file's SHA-256 in its name, as PyTorch, OpenMMLab and DeiT's authors put
+# them there; a date is no such thing.
+CHECKSUM = re.compile(r'-(?!\d{8}\.)([0-9a-f]{8,64})\.\w+$')
 LONGEST_NAME = 200  # of a download: file systems allow 255 bytes, some go to its digest
 
 
@@ -118,16 +121,19 @@ def _download(checkpoint: str) -> Path:
     if int(os.environ.get('LOCAL_RANK', 0)) == 0 and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path))
-        except (OSError, ValueError, HTTPException) as error:  # the last of an odd host or port
+            checksum = CHECKSUM.search(os.path.basename(parts.path))
+            torch.hub.download_url_to_file(url, str(path), checksum and checksum[1])
+        except (OSError, ValueError, RuntimeError, HTTPException) as error:  # odd hosts, checksums
             failure = error
     barrier()
     if not path.exists():
         reason = _first_line(failure) if failure else 'see the process with LOCAL_RANK 0'
+        mirror = MIRRORS.get(checkpoint)
         raise CheckpointError(
-            f'could not download the pretrained weights {url}: {reason}. Without a network, put '
-            f'the file at {path}, or give its path as checkpoint; to train from random weights on '
-            'purpose, set init_cfg=None'
+            f'could not download the pretrained weights {url}: {reason}. '
+            + (f'{mirror} has the same weights on another hub. ' if mirror else '')
+            + f'Without a network, put the file at {path}, or give its path as checkpoint; to '
+            'train from random weights on purpose, set init_cfg=None'
         ) from failure
     return path
 

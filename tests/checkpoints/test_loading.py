@@ -1,10 +1,14 @@
 """Every layout that a user may bring loads exactly, and everything else raises."""
 
+import functools
+import hashlib
+import http.server
 import importlib.util
 import io
 import json
 import logging
 import re
+import threading
 import types
 import zipfile
 from pathlib import Path
@@ -19,7 +23,7 @@ from safetensors.torch import save_file
 from mambaout_mm import MambaOut, checkpoints
 from mambaout_mm.backbones import efficientvmamba, localvim, localvmamba, plainmamba, vim
 from mambaout_mm.checkpoints import CheckpointError, read_checkpoint, source
-from mambaout_mm.checkpoints.catalogue import CATALOGUE, UNPUBLISHED
+from mambaout_mm.checkpoints.catalogue import CATALOGUE, MIRRORS, UNPUBLISHED
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 
@@ -258,6 +262,45 @@ def test_no_network(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob('*.pth'))
 
 
+@pytest.fixture
+def web(tmp_path):
+    """A folder, and its address on a web server of this machine."""
+    folder = tmp_path / 'web'
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def test_a_checksum_in_the_name_is_checked(web, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    folder, address = web
+    torch.save(official_state(), folder / 'w.pth')
+    content = (folder / 'w.pth').read_bytes()
+    checksum = hashlib.sha256(content).hexdigest()[:8]
+    for name in (f'w-{checksum}', 'w-0a0b0c0d', 'w-20261127', 'w-tiny'):
+        (folder / f'{name}.pth').write_bytes(content)
+    for name in (f'w-{checksum}', 'w-20261127', 'w-tiny'):
+        assert read_checkpoint(f'{address}/{name}.pth').keys() == official_state().keys()
+    with pytest.raises(CheckpointError, match=r'could not download .* invalid hash value'):
+        read_checkpoint(f'{address}/w-0a0b0c0d.pth')
+
+
+def test_the_sentence_names_a_mirror(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setitem(CATALOGUE, 'mambaout://tiny', 'http://127.0.0.1:9/mambaout_tiny.pth')
+    with pytest.raises(CheckpointError, match='timm://mambaout_tiny.in1k has the same weights'):
+        read_checkpoint('mambaout://tiny')
+
+
+def test_mirrors_are_there():
+    assert {name.removeprefix('timm://') for name in MIRRORS.values()} <= set(
+        timm.list_models(pretrained=True)
+    )
+
+
 def test_no_network_for_timm(monkeypatch, tmp_path):
     def fail(*args, **kwargs):
         raise OSError('the hub does not answer')
@@ -289,7 +332,7 @@ def test_url_is_downloaded_once_into_the_hub_cache(tmp_path, monkeypatch):
     torch.save(official, buffer)
     calls = []
 
-    def download(url, path):
+    def download(url, path, checksum):
         calls.append(url)
         with open(path, 'wb') as file:
             file.write(buffer.getvalue())
@@ -309,7 +352,7 @@ def test_urls_that_end_alike_are_kept_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch.hub,
         'download_url_to_file',
-        lambda url, path: save_file(timm_state(official_state(contents[url])), path),
+        lambda url, path, checksum: save_file(timm_state(official_state(contents[url])), path),
     )
     for url, seed in contents.items():
         assert_loaded(load(url), official_state(seed))

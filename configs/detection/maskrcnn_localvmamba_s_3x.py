@@ -1,0 +1,12 @@
+_base_ = ['./maskrcnn_mambaout_t_3x.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mambaout_mm.LocalVMamba',
+        arch='small',
+        drop_path_rate=0.2,  # LocalMamba's detection configs (hunto/LocalMamba)
+        init_cfg=dict(type='Pretrained', checkpoint='localvmamba://small'),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)
