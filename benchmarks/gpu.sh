@@ -60,6 +60,7 @@ step 'train detection' python3 benchmarks/gpu_train.py --task detection "$@"
 step 'train segmentation' python3 benchmarks/gpu_train.py --task segmentation "$@"
 step 'selective scan' python3 benchmarks/selective_scan.py --device cuda --rounds 30
 step 'Gated CNN branch' python3 benchmarks/gated_cnn.py --device cuda --rounds 30
+step 'memory of training' python3 benchmarks/training_memory.py --device cuda
 # All forms, compiled and as CUDA graphs too; the sizes and batches of the targets.
 forms=(ours timm 'timm channels_last' 'timm compiled' 'ours compiled' 'ours graph' 'timm graph')
 for arch in tiny small base; do

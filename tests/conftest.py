@@ -1,10 +1,13 @@
 """Fixtures of all tests."""
 
+import json
 import resource
 import runpy
 import sys
 from collections import Counter
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -40,6 +43,50 @@ def demo_data(tmp_path_factory):
     """The embedded data set, drawn once for the whole run."""
     folder = tmp_path_factory.mktemp('demo_data')
     write_shapes(folder, SIZE)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def published_data(tmp_path_factory):
+    """A folder with data/coco and data/ade: three images of 200x150 in each split."""
+    folder = tmp_path_factory.mktemp('published')
+    from mmdet.datasets import CocoDataset  # not before mambaout_mm offers mmcv's operators
+
+    rng = np.random.default_rng(0)
+    names = CocoDataset.METAINFO['classes']
+    coco = folder / 'data' / 'coco'
+    ade = folder / 'data' / 'ade' / 'ADEChallengeData2016'
+    (coco / 'annotations').mkdir(parents=True)
+    for split, ade_split in (('train', 'training'), ('val', 'validation')):
+        for path in (coco / f'{split}2017', ade / f'images/{ade_split}'):
+            path.mkdir(parents=True)
+        (ade / f'annotations/{ade_split}').mkdir(parents=True)
+        content = dict(
+            images=[],
+            annotations=[],
+            categories=[dict(id=3 * k + 1, name=name) for k, name in enumerate(names)],  # with gaps
+        )
+        for i in range(3):
+            image = rng.integers(0, 256, (150, 200, 3), dtype=np.uint8)
+            cv2.imwrite(str(coco / f'{split}2017' / f'{i}.jpg'), image)
+            content['images'].append(dict(id=i, file_name=f'{i}.jpg', width=200, height=150))
+            for k in range(2):
+                x, y, w, h = 20 + 60 * k, 30, 50, 80
+                content['annotations'].append(
+                    dict(
+                        id=2 * i + k,
+                        image_id=i,
+                        category_id=3 * (i + k) + 1,
+                        bbox=[x, y, w, h],
+                        area=w * h,
+                        iscrowd=0,
+                        segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
+                    )
+                )
+            cv2.imwrite(str(ade / f'images/{ade_split}/{i}.jpg'), image)
+            labels = rng.integers(0, 151, (15, 20)).repeat(10, 0).repeat(10, 1)
+            cv2.imwrite(str(ade / f'annotations/{ade_split}/{i}.png'), labels.astype(np.uint8))
+        (coco / f'annotations/instances_{split}2017.json').write_text(json.dumps(content))
     return folder
 
 
