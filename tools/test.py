@@ -11,7 +11,9 @@ from mambaout_mm.training.run import test
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument(
+        'checkpoint', help='path, URL or catalogue name of the checkpoint, or an .onnx file'
+    )
     parser.add_argument('--work-dir', help='logs; default work_dirs/<config>')
     parser.add_argument(
         '--tta', action='store_true', help='multi-scale and flip (segmentation): mIoU MS'

@@ -162,7 +162,8 @@ def test(
 
     Args:
         config (str): Path of the config.
-        checkpoint (str): Path or URL of a detector's or segmentor's checkpoint.
+        checkpoint (str): Path, URL or catalogue name of a detector's or segmentor's checkpoint, or
+            an ONNX file of tools/export.py.
         work_dir (str, optional): Where logs go. Defaults as in :func:`train`.
         tta (bool): Multi-scale and flipped test-time augmentation (segmentation). Defaults to
             False.
@@ -225,9 +226,13 @@ def test(
         with checks.errors_are_config_errors():
             checks.check_data(cfg, ('test',))
         check_contents(cfg, ('test',))
+        onnx = checkpoint.endswith('.onnx')
+        if onnx:
+            _take_onnx(cfg, checkpoint)
         runner = build_runner(cfg)
-        checks.check_fits(runner.model, checkpoint)
-        runner.load_checkpoint(checkpoint)
+        if not onnx:
+            checks.check_fits(runner.model, checkpoint)
+            runner.load_checkpoint(checkpoint)
         if out:
             # In place of MMEngine's DumpResults: masks as run lengths, label maps without logits.
             kind: Any = DumpDetections if out.endswith('.npz') else 'DumpDetResults'
@@ -241,6 +246,16 @@ def test(
     del runner
     leave_process_group()
     return metrics
+
+
+def _take_onnx(cfg: Config, file: str) -> None:
+    """Put an ONNX file in the place of the config's model."""
+    try:
+        import mambaout_mm.export.onnx_model  # noqa: F401  registers it
+    except ModuleNotFoundError as error:
+        raise UserError(f'{file} needs {error.name}: pip install onnxruntime') from error
+    task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
+    cfg.model = dict(type='mambaout_mm.OnnxModel', file=file, task=task)
 
 
 def _is_over(plan: dict, meta: dict) -> bool:
