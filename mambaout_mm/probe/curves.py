@@ -22,8 +22,8 @@ CLASSES = 3
 IGNORED = 255  # the mark itself
 
 # In pixels
-DASH, GAP, THICKNESS = 6, 3, 2
-SPACING = 6  # at least, between the middles of two curves
+DASH, GAP, THICKNESS = 6, 3, 3
+SPACING = 10  # at least, between the middles of two curves
 MARGIN = 4
 MARK_RADIUS = 3
 BEND = 0.05  # standard deviation of the change of a curve's direction after each pixel, in radians

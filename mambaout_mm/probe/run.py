@@ -41,10 +41,10 @@ class Settings(NamedTuple):
     size: int = 128
     distances: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     distractors: int = 2
-    iterations: int = 2000
+    iterations: int = 1000
     batch: int = 16
     test_images: int = 100
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
 
 
 def class_weights(data: Curves) -> list[float]:
