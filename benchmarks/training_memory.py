@@ -30,7 +30,8 @@ from mambaout_mm.speed.whole_models import WHOLE_MODELS, build_random, find_mode
 
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'training_memory.csv'
-SIZES = {'maskrcnn': (800, 1280), 'upernet': (512, 512)}
+# Images, and how many at once: UperNet's batch normalisation needs two.
+IMAGES = {'maskrcnn': ((800, 1280), (1, 2)), 'upernet': ((512, 512), (2, 4))}
 
 
 class Setting(NamedTuple):
@@ -108,8 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--models', nargs='+', choices=SIZES, default=list(SIZES))
-    parser.add_argument('--batches', nargs='+', type=int, default=[1, 2])
+    parser.add_argument('--models', nargs='+', choices=IMAGES, default=list(IMAGES))
+    parser.add_argument('--batches', nargs='+', type=int)
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'))
     parser.add_argument(
         '--out',
@@ -118,15 +119,16 @@ def main(argv: list[str] | None = None) -> None:
         help=f'folder of {CSV_NAME} (default: $OUT, or benchmarks/results)',
     )
     args = parser.parse_args(argv)
-    if min(args.batches) < 1:
+    if args.batches and min(args.batches) < 1:
         parser.error('--batches must be at least 1')
     if args.device == 'cuda' and not torch.cuda.is_available():
         sys.exit('error: no CUDA device is available to PyTorch')
     MMLogger.get_current_instance().setLevel('WARNING')  # a line for each initialised parameter
     rows = []
     for name in args.models:
-        size = tuple(args.size) if args.size else SIZES[name]
-        for batch in args.batches:
+        size, batches = IMAGES[name]
+        size = tuple(args.size) if args.size else size
+        for batch in args.batches or batches:
             for setting in SETTINGS:
                 rows.append(count(name, setting, size, batch, args.device) | machine(args.device))
                 print(*(f'{k}={v}' for k, v in list(rows[-1].items())[:9]), sep='  ', flush=True)

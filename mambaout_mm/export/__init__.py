@@ -1,1 +1,1 @@
-"""Whole detectors and segmentors as ONNX files, and such a file in place of a model."""
+"""Whole detectors and segmentors as ONNX files, behind `tools/export.py`."""

@@ -26,6 +26,7 @@ from .finite_loss import FiniteLossHook
 from .interruption import SaveThenStopHook, told_when_stopped
 from .launch import leave_process_group, prepare_launcher
 from .lock import locked
+from .onnx_model import OnnxModel  # noqa: F401  registers it
 from .options import merge_options
 from .parts import check_parts
 from .predictions import DumpDetections, DumpSegResults
@@ -251,11 +252,11 @@ def test(
 def _take_onnx(cfg: Config, file: str) -> None:
     """Put an ONNX file in the place of the config's model."""
     try:
-        import mambaout_mm.export.onnx_model  # noqa: F401  registers it
+        import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f'{file} needs {error.name}: pip install onnxruntime') from error
     task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
-    cfg.model = dict(type='mambaout_mm.OnnxModel', file=file, task=task)
+    cfg.model = dict(type='OnnxModel', file=file, task=task)
 
 
 def _is_over(plan: dict, meta: dict) -> bool:

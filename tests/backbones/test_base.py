@@ -47,21 +47,31 @@ FLOORING = {'VMamba v0', 'LocalVMamba', 'EfficientVMamba'}  # their stem cuts wh
 MIXERS = {f'MambaOut {mixer}': mixer for mixer in ('identity', 'ssm', 'conv+ssm', 'attention')}
 
 
-@pytest.fixture(params=[*FAMILIES, *MIXERS])
-def build(request):
+def builder(name):
     """Builds a small network of one family, or of MambaOut with another token mixer."""
-    mixer = MIXERS.get(request.param)
-    cls, arch = FAMILIES['MambaOut' if mixer else request.param]
+    mixer = MIXERS.get(name)
+    cls, arch = FAMILIES['MambaOut' if mixer else name]
     options = dict(mixer=mixer) if mixer else {}
 
     def build(**kwargs):
         return cls(**{'arch': arch, **options, **kwargs})
 
-    build.floors = request.param in FLOORING
+    build.floors = name in FLOORING
     build.arch, build.of = arch, cls
     # What gives the blocks' maps as they are: some families have a pyramid behind them.
     build.bare = dict(pyramid=None) if issubclass(cls, PlainBackbone) else {}
     return build
+
+
+@pytest.fixture(params=[*FAMILIES, *MIXERS])
+def build(request):
+    return builder(request.param)
+
+
+@pytest.fixture(params=FAMILIES)
+def build_family(request):
+    """For what a token mixer has no part in."""
+    return builder(request.param)
 
 
 def test_every_registered_family_is_held_to_the_contract():
@@ -108,11 +118,11 @@ def test_maps_are_contiguous_unless_channels_last_is_asked_for(build, output_nor
             assert other.stride(1) == 1
 
 
-def test_mmsegs_stock_dmnet_trains_on_them(build):
+def test_mmsegs_stock_dmnet_trains_on_them(build_family):
     """Its head calls ``view`` on a map."""
     folder = Path(mmseg.__file__).parent / '.mim' / 'configs' / 'dmnet'
     cfg = Config.fromfile(folder / 'dmnet_r50-d8_4xb4-80k_ade20k-512x512.py').model.decode_head
-    backbone = build()
+    backbone = build_family()
     cfg.update(in_channels=backbone.out_channels[3], channels=8, norm_cfg=dict(type='BN'))
     head = mmseg.registry.MODELS.build(cfg)
     image = torch.randn(2, 3, 64, 64, requires_grad=True)
@@ -197,11 +207,11 @@ def test_drop_path_rises_linearly_over_all_blocks(build):
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmengine'])
 @pytest.mark.parametrize('prefix', ['', 'mambaout_mm.'])
-def test_builds_by_name_from_any_scope(build, scope, prefix):
-    name = f'{prefix}{build.of.__name__}'
+def test_builds_by_name_from_any_scope(build_family, scope, prefix):
+    name = f'{prefix}{build_family.of.__name__}'
     with DefaultScope.overwrite_default_scope(scope):
-        backbone = MMENGINE_MODELS.build(dict(type=name, arch=build.arch))
-    assert type(backbone) is build.of
+        backbone = MMENGINE_MODELS.build(dict(type=name, arch=build_family.arch))
+    assert type(backbone) is build_family.of
 
 
 @pytest.mark.parametrize(
@@ -217,15 +227,15 @@ def test_builds_by_name_from_any_scope(build, scope, prefix):
         (dict(out_indices=(0,), frozen_stages=2), 'all 1 stages'),
     ],
 )
-def test_bad_arguments_are_named(build, kwargs, words):
+def test_bad_arguments_are_named(build_family, kwargs, words):
     with pytest.raises(ValueError, match=words):
-        build(**kwargs)
+        build_family(**kwargs)
 
 
-def test_a_missing_stage_is_named(build):
-    arch = {name: value for name, value in build.arch.items() if name != 'directions'}
+def test_a_missing_stage_is_named(build_family):
+    arch = {name: value for name, value in build_family.arch.items() if name != 'directions'}
     with pytest.raises(ValueError, match='depths must be four positive'):
-        build(arch=dict(arch, depths=(1, 1, 1)))
+        build_family(arch=dict(arch, depths=(1, 1, 1)))
 
 
 def test_mixed_precision_on_cpu(build):

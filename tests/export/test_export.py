@@ -82,7 +82,7 @@ def sample_of(cfg, size):
 @pytest.mark.slow
 @pytest.mark.parametrize('size', SIZES)
 def test_onnxruntime_predicts_what_the_model_predicts(exported, size):
-    from mambaout_mm.export.onnx_model import OnnxModel
+    from mambaout_mm.training.onnx_model import OnnxModel
 
     cfg, model, file = exported
     task = 'segmentation' if cfg.default_scope == 'mmseg' else 'detection'
@@ -139,7 +139,7 @@ def test_the_model_itself_keeps_its_pooling(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    from mambaout_mm.export.onnx_model import OnnxModel
+    from mambaout_mm.training.onnx_model import OnnxModel
 
     (tmp_path / 'model.onnx').write_bytes(b'nothing')
     with pytest.raises(UserError, match=r'model\.onnx is no ONNX file of tools/export\.py'):

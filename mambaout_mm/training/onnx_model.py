@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
 from mambaout_mm.errors import UserError
-from mambaout_mm.registry import MODELS
 
 
 @MODELS.register_module()
