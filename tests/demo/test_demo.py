@@ -76,8 +76,8 @@ def parameters_without_gradient(runner):
 # Of each family one size, and of most one task: tests/configs shows that sizes differ in nothing
 # but the backbone and its widths, and tests/backbones runs both pyramids backward.
 SWEPT = re.compile(
-    r'maskrcnn_(mambaout_t|localvmamba_t|vim_t|swin_t)|cascade_.*|retinanet_.*|deeplab.*'
-    r'|upernet_(mambaout_femto|vmamba_t|efficientvmamba_b|plainmamba_l1)'
+    r'maskrcnn_(mambaout_t|localvmamba_t|vim_t|swin_t)|cascade_maskrcnn_(mambaout|vim)_t|retinanet_.*'
+    r'|deeplab.*|upernet_(mambaout_femto|vmamba_t|efficientvmamba_b|plainmamba_l1)'
 )
 SWEPT = [path for path in CONFIGS if SWEPT.fullmatch(path.stem)]
 LONGER = [path for path in CONFIGS if path.stem.endswith('_3x')]
