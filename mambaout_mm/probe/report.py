@@ -1,6 +1,5 @@
 """The probe's table and its picture: how well marked curves are found, against their length."""
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,23 +109,25 @@ def draw(rows: pd.DataFrame) -> Figure:
         xlabel='length of the curves, pixels',
         ylabel='IoU of the marked curve',
         ylim=(0, 1),
-        title=f'mean of {seeds} seeds; bands: lowest to highest',
+        title=f'mean of {seeds} seeds; bands: lowest to highest' if seeds > 1 else 'one seed',
     )
     add_legend(score, 1)
     side = rows['size'].iloc[0]
+    widest = side / 2
     for i, name in enumerate(names):
         of = rows[rows['network'] == name].drop_duplicates('seed')
         field, theory = of['effective_px'].mean(), of['theoretical_px'].iloc[0]
         reach.barh(i, field / 2, color=COLOURS[i % len(COLOURS)], alpha=0.8)
-        if math.isfinite(theory):
+        if theory <= 2 * side:
             reach.plot([theory / 2], [i], 'k|', markersize=14)
+            widest = max(widest, theory / 2)
     reach.set_yticks(range(len(names)), names)
     reach.invert_yaxis()
     reach.set(
         xlabel='pixels to each side',
-        xlim=(0, side),
+        xlim=(0, 1.05 * widest),
         title=f'effective field ({FIELD_PERCENT} % of the gradient);\n'
-        'stroke: theoretical field, none where it is the whole image',
+        'stroke: theoretical field, none where it is far beyond the image',
     )  # fmt: skip
     for axis in (score, reach):
         axis.grid(alpha=0.3)

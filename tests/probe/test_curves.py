@@ -46,10 +46,10 @@ def test_nothing_but_the_mark_tells_the_marked_curve():
     assert counts[0] / counts[1] == pytest.approx(1, abs=0.15)  # the mark hides some
 
 
-def test_curves_have_gaps():
+def test_curves_have_gaps_which_their_thickness_nearly_closes():
     _, label = drawn(1, 128, 1.0, 0)
     _, pieces = ndimage.label(label == MARKED, np.ones((3, 3)))
-    assert pieces > 5
+    assert pieces > 1
 
 
 def test_an_image_depends_on_its_number_and_the_seed_alone():
