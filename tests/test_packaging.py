@@ -246,6 +246,16 @@ def test_without_mmengine_the_import_says_what_to_install():
 @pytest.mark.slow
 def test_installing_it_changes_no_package_of_this_environment():
     """Whichever that is: `make test-upstream` runs it on PyTorch 2.1 and upstream OpenMMLab."""
-    command = '-m pip install --dry-run --no-index --no-build-isolation -q --report -'.split()
+    command = [
+        '-m',
+        'pip',
+        'install',
+        '--dry-run',
+        '--no-index',
+        '--no-build-isolation',
+        '-q',
+        '--report',
+        '-',
+    ]
     planned = json.loads(run_python(*command, ROOT))['install']
     assert [package['metadata']['name'] for package in planned] == ['mambaout-mm']

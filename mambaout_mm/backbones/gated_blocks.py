@@ -24,12 +24,12 @@ from mambaout_mm.errors import near_names
 from mambaout_mm.ops.gated_cnn import gated_cnn
 from mambaout_mm.ops.gated_cnn.parameters import Parameters
 from mambaout_mm.ops.modes import exporting
-from mambaout_mm.ops.torch_versions import has_any_global_hook
+from mambaout_mm.ops.torch_versions import GELU, has_any_global_hook
 
 from .map_mixers import MapAttention, MapSSM
 
 LN_EPS = 1e-6
-ACTIVATIONS = {'gelu': nn.GELU, 'silu': nn.SiLU}
+ACTIVATIONS = {'gelu': GELU, 'silu': nn.SiLU}
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:

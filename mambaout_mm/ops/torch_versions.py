@@ -16,6 +16,7 @@ from torch.nn.modules import module as modules
 
 __all__ = [
     'FUSED_ON_CPU',
+    'GELU',
     'OutOfMemoryError',
     'RMSNorm',
     'before_loading',
@@ -77,6 +78,24 @@ else:  # before 2.4 each device had its own function
     def get_autocast_dtype(device: str) -> torch.dtype:
         """The dtype of autocast on a type of device."""
         return torch.get_autocast_cpu_dtype() if device == 'cpu' else torch.get_autocast_gpu_dtype()
+
+
+if torch.__version__ >= '2.4':
+    GELU = nn.GELU
+else:
+
+    class GELU(nn.GELU):
+        """``nn.GELU``, whose backward pass reads gradients in the layout of its input.
+
+        PyTorch 2.1 on a CPU reads any other as if it were that one, and returns other memory's
+        content; 2.4 does not. Versions between were not tried.
+        """
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            if y.requires_grad and x.device.type == 'cpu':
+                y.register_hook(lambda grad: torch.empty_like(x, dtype=grad.dtype).copy_(grad))
+            return y
 
 
 if hasattr(nn, 'RMSNorm'):

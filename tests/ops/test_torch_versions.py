@@ -75,3 +75,14 @@ def test_autocast_of_a_cpu(enabled):
         assert torch_versions.is_autocast_enabled('cpu') == enabled
         assert not torch_versions.is_autocast_enabled('cuda')
         assert torch_versions.get_autocast_dtype('cpu') == torch.bfloat16
+
+
+def test_gelu_reads_a_gradient_of_any_layout():
+    """PyTorch 2.1's own does not."""
+    x = torch.randn(1, 8, 6, 4, dtype=torch.float32, requires_grad=True)
+    grad = torch.randn(1, 4, 8, 6).permute(0, 2, 3, 1)
+    assert grad.shape == x.shape and not grad.is_contiguous()
+    (found,) = torch.autograd.grad(torch_versions.GELU()(x), x, grad)
+    wide = x.detach().double().requires_grad_()
+    (exact,) = torch.autograd.grad(torch.nn.functional.gelu(wide), wide, grad.double())
+    torch.testing.assert_close(found, exact.float())
