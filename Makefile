@@ -2,10 +2,12 @@
 # .venv first; an interrupted installation continues when the command is run again.
 PYTHON ?= python3
 VENV ?= .venv
+UPSTREAM_PYTHON ?= python3.11
+UPSTREAM_VENV ?= .venv-upstream
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test costs lint install wheel
+.PHONY: demo test test-upstream costs lint install wheel
 
 demo: $(INSTALLED)
 	$(RUN) tools/train.py configs/detection/maskrcnn_mambaout_t.py --demo
@@ -14,6 +16,10 @@ demo: $(INSTALLED)
 # its tests share what they make.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The same on upstream OpenMMLab and the oldest PyTorch that is supported; docs/environments.md.
+test-upstream: $(UPSTREAM_VENV)/.installed
+	OMP_NUM_THREADS=1 $(UPSTREAM_VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Parameters and MACs of every backbone, counted anew at full size, against the published and the
 # recorded ones: ten minutes. NETWORKS='mambas ConvNeXt-T Swin-T' has one of each family and takes three.
@@ -44,4 +50,14 @@ $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -c constraints.txt torch torchvision
 	$(RUN) -m pip install -q -c constraints.txt -e '.[mm,compare,test]'
+	touch $@
+
+$(UPSTREAM_VENV)/.installed: setup.py constraints-upstream.txt
+	@$(UPSTREAM_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11) and "PyTorch 2.1 is for Python 3.10 and 3.11; set UPSTREAM_PYTHON=/path/to/python3.11")'
+	@echo 'Installing into $(UPSTREAM_VENV): PyTorch 2.1 and upstream OpenMMLab, two to five minutes'
+	$(UPSTREAM_PYTHON) -m venv $(UPSTREAM_VENV)
+	$(UPSTREAM_VENV)/bin/pip install -q -c constraints-upstream.txt setuptools wheel torch torchvision
+	$(UPSTREAM_VENV)/bin/pip install -q -c constraints-upstream.txt \
+	    mmengine mmcv-lite mmdet mmsegmentation ftfy regex
+	$(UPSTREAM_VENV)/bin/pip install -q -c constraints-upstream.txt --no-build-isolation -e '.[compare,test]'
 	touch $@

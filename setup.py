@@ -116,11 +116,12 @@ setup(
         'rich',
         'safetensors',
         'timm>=1.0.13',  # its activation checkpointing is non-reentrant from there on
-        'torch>=2.7',  # torch.compiler.is_exporting
-        'torchvision>=0.21',
+        'torch>=2.1',  # mambaout_mm/ops/torch_versions.py has what is newer
+        'torchvision>=0.16',
     ],
     extras_require={
-        # The maintained forks. An extra, so that an environment with upstream mmdet keeps it.
+        # The maintained forks. An extra, so that an environment with upstream mmdet keeps it. There
+        # is none for upstream: it would put mmcv-lite over a compiled mmcv.
         'mm': [
             'onedl-mmengine>=0.10.12',
             'onedl-mmcv>=2.3.6',

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     p for task in ('detection', 'segmentation') for p in ROOT.glob(f'configs/{task}/*.py')
@@ -30,3 +33,10 @@ SMALL_HEADS = {
 def two_iterations(config):
     """Options for the shortest run of a config, its heads as small as they can be."""
     return [*TWO_ITERATIONS, *SMALL_HEADS.get(Path(config).stem.split('_')[0], [])]
+
+
+def needs_torch(version, reason):
+    """A mark for tests of what older versions of PyTorch cannot do; ``reason`` says what."""
+    return pytest.mark.skipif(
+        torch.__version__ < version, reason=f'needs PyTorch {version}: {reason}'
+    )

@@ -1,5 +1,6 @@
 """The wheel, with C kernels and without, and what the import says where OpenMMLab is absent."""
 
+import json
 import os
 import re
 import shutil
@@ -240,3 +241,21 @@ def test_without_mmengine_the_import_says_what_to_install():
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert 'pip install "mambaout-mm[mm]"' in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_installing_it_changes_no_package_of_this_environment():
+    """Whichever that is: `make test-upstream` runs it on PyTorch 2.1 and upstream OpenMMLab."""
+    command = [
+        '-m',
+        'pip',
+        'install',
+        '--dry-run',
+        '--no-index',
+        '--no-build-isolation',
+        '-q',
+        '--report',
+        '-',
+    ]
+    planned = json.loads(run_python(*command, ROOT))['install']
+    assert [package['metadata']['name'] for package in planned] == ['mambaout-mm']

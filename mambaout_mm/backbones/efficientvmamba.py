@@ -14,6 +14,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from mambaout_mm.ops.scan_orders import atrous_merge, atrous_scan
+from mambaout_mm.ops.torch_versions import GELU
 from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
@@ -69,7 +70,7 @@ class EfficientVSSBlock(nn.Module):
         self.conv_branch = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
             nn.BatchNorm2d(dim),
-            nn.GELU(),
+            GELU(),
             nn.Conv2d(dim, dim, 1),
         )
         self.se = ChannelGate(dim)

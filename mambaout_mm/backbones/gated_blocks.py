@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from mambaout_mm.errors import near_names
 from mambaout_mm.ops.gated_cnn import gated_cnn
 from mambaout_mm.ops.gated_cnn.parameters import Parameters
 from mambaout_mm.ops.modes import exporting
+from mambaout_mm.ops.torch_versions import GELU, has_any_global_hook
 
 from .map_mixers import MapAttention, MapSSM
 
 LN_EPS = 1e-6
-ACTIVATIONS = {'gelu': nn.GELU, 'silu': nn.SiLU}
+ACTIVATIONS = {'gelu': GELU, 'silu': nn.SiLU}
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
@@ -177,7 +177,7 @@ class GatedCNNBlock(ConvolvedBlock):
             and conv.padding_mode == 'zeros'
             and conv.padding == (conv.kernel_size[0] // 2,) * 2
             and conv.stride == conv.dilation == (1, 1)
-            and not _has_any_global_hook()
+            and not has_any_global_hook()
         ):
             return None
         parameters = tuple(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mambaout_mm.ops.scan_orders import DIRECTIONS
+from mambaout_mm.ops.torch_versions import GELU
 
 WEIGHTS = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 
@@ -91,7 +92,7 @@ class ChannelGate(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.global_reduce = nn.Linear(dim, dim // 8)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.channel_select = nn.Linear(dim // 8, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mambaout_mm.ops.scan_orders import local_scan, local_unscan
+from mambaout_mm.ops.torch_versions import RMSNorm
 from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
@@ -263,7 +264,7 @@ class LocalVim(PatchTokens):
                 numbers['class_token'],
                 published,
             )
-            norm = nn.RMSNorm if numbers['rms_norm'] else nn.LayerNorm
+            norm = RMSNorm if numbers['rms_norm'] else nn.LayerNorm
             kind = RotatedBlock if numbers['rope'] else MambaBlock
             return kind(norm(dim, eps=NORM_EPS), mixer, rate)
 

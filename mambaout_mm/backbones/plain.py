@@ -22,6 +22,7 @@ from typing import Any
 from timm.layers import LayerNorm2d, resample_abs_pos_embed
 from torch import Tensor, nn
 
+from mambaout_mm.ops.torch_versions import GELU
 from mambaout_mm.registry import MODELS
 
 from .base import STAGE_STRIDES, PyramidBackbone, Stage, drop_path_rates
@@ -50,7 +51,7 @@ def pyramid_level(stride: int, dim: int, norm: type[nn.Module]) -> nn.Module:
         return nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
 
     if stride == 4:
-        return nn.Sequential(double(), norm(dim), nn.GELU(), double())
+        return nn.Sequential(double(), norm(dim), GELU(), double())
     if stride == 8:
         return nn.Sequential(double())
     if stride == 16:

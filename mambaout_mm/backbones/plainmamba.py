@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mambaout_mm.checkpoints import UnknownLayoutError
 from mambaout_mm.ops.scan_orders import MOVES, snake_merge, snake_moves, snake_scan
 from mambaout_mm.ops.selective_scan import selective_scan
+from mambaout_mm.ops.torch_versions import GELU
 from mambaout_mm.registry import register_family
 
 from .arch import complete, is_published, look_up
@@ -166,7 +167,7 @@ class PlainMambaLayer(nn.Module):
         self.dw = None
         if with_dwconv:
             conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
-            self.dw = nn.Sequential(conv, nn.BatchNorm2d(dim), nn.GELU())
+            self.dw = nn.Sequential(conv, nn.BatchNorm2d(dim), GELU())
 
     def forward(
         self, tokens: Tensor, size: tuple[int, int], moves: Tensor

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mambaout_mm.checkpoints import CheckpointError, UnknownLayoutError
+from mambaout_mm.ops.torch_versions import RMSNorm
 from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
@@ -231,7 +232,7 @@ class Vim(PatchTokens):
         [(1, 192, 16, 24), (1, 192, 8, 12), (1, 192, 4, 6), (1, 192, 2, 3)]
     """
 
-    output_norm_type = nn.RMSNorm
+    output_norm_type = RMSNorm
     variants = {arch: dict(resolve_arch(arch), class_token=True) for arch in ARCHITECTURES}
     mark = '.mixer.A_b_log'
     weights = {
@@ -283,7 +284,7 @@ class Vim(PatchTokens):
             class_token,
             drop_path_rate,
             block=lambda _, rate: MambaBlock(
-                nn.RMSNorm(dim, eps=NORM_EPS), BidirectionalMixer(dim, numbers['d_state']), rate
+                RMSNorm(dim, eps=NORM_EPS), BidirectionalMixer(dim, numbers['d_state']), rate
             ),
             pyramid=pyramid,
             features=features,

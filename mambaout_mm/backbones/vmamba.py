@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from mambaout_mm.ops.torch_versions import GELU
 from mambaout_mm.registry import register_family
 
 from .arch import complete, look_up
@@ -96,7 +97,7 @@ def patch_embed_v2(dim: int) -> nn.Sequential:
         to_channels_last(),
         layer_norm(dim // 2),
         to_channels_first(),
-        nn.GELU(),
+        GELU(),
         nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
         to_channels_last(),
         layer_norm(dim),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mambaout_mm.checkpoints import UnknownLayoutError
 from mambaout_mm.ops.scan_orders import cross_merge, cross_scan
+from mambaout_mm.ops.torch_versions import GELU
 
 from .base import PyramidBackbone, Stage, drop_path_rates
 from .depthwise import DepthwiseConv2d
@@ -160,7 +161,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:

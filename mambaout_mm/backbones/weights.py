@@ -16,6 +16,7 @@ from mambaout_mm.checkpoints import (
     select,
     unwrap,
 )
+from mambaout_mm.ops.torch_versions import before_loading
 
 
 class PublishedWeights(BaseModule):
@@ -42,7 +43,7 @@ class PublishedWeights(BaseModule):
 
     def __init__(self, init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.register_load_state_dict_pre_hook(_rename_published)
+        before_loading(self, _rename_published)
 
     def convert_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """A published state dict under this family's names, without the classifier.

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mambaout_mm.trust import is_trusted
 
-from .source import RUNNER_GLOBALS, read_checkpoint
+from .source import RUNNER_GLOBALS, allow_runner_globals, read_checkpoint
 
 FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # read by torch.load at each call, here and in workers
 
@@ -52,7 +51,7 @@ def checkpoints_are_data() -> Iterator[None]:
         p: load_from_data_only if p in own else schemes[p] for p in schemes
     }
     os.environ[FORCE] = '1'
-    torch.serialization.add_safe_globals(RUNNER_GLOBALS)
+    allow_runner_globals()
     if allowed is not None:
         mmengine_checkpoint.get_torch_safe_globals = lambda: RUNNER_GLOBALS
     try:

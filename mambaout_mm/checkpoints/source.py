@@ -21,6 +21,7 @@ from torch import Tensor
 from mambaout_mm.errors import CheckpointError, near_names
 from mambaout_mm.trust import is_trusted
 
+from . import old_torch
 from .catalogue import MIRRORS, is_named, resolve
 
 TIMM_SCHEME = 'timm://'
@@ -56,12 +57,18 @@ RUNNER_GLOBALS = [
 ]
 
 
+def allow_runner_globals() -> None:
+    """Let ``torch.load(weights_only=True)`` take them, where it can: from PyTorch 2.6 on."""
+    if torch.__version__ >= '2.6':
+        torch.serialization.add_safe_globals(RUNNER_GLOBALS)
+
+
 def read_checkpoint(checkpoint: str) -> Mapping[str, Any]:
     """What is stored under a path, URL, ``mambaout://name`` or ``timm://name``.
 
-    Nothing in the file is executed (``torch.load`` with ``weights_only=True``), except within
-    :func:`mambaout_mm.trust.trusting`. Downloads go to PyTorch's hub cache, timm's to that of the
-    Hugging Face hub.
+    Nothing in the file is executed (``torch.load`` with ``weights_only=True``, or
+    :mod:`.old_torch`), except within :func:`mambaout_mm.trust.trusting`. Downloads go to PyTorch's
+    hub cache, timm's to that of the Hugging Face hub.
 
     Args:
         checkpoint (str): Where the weights are.
@@ -144,8 +151,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             return safetensors.torch.load_file(path)
         # They stay registered: upstream MMEngine 0.10.7, which reads the file after us, leaves
         # weights_only at torch's default, True by now. The fork's loader takes them out again.
-        torch.serialization.add_safe_globals(RUNNER_GLOBALS)
-        content = torch.load(path, map_location='cpu', weights_only=not is_trusted())
+        allow_runner_globals()
+        if is_trusted() or torch.__version__ >= '2.6':
+            content = torch.load(path, map_location='cpu', weights_only=not is_trusted())
+        else:
+            content = old_torch.load_data(path, RUNNER_GLOBALS)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r'GLOBAL ([\w.]+)', str(error))
         if unsafe is None:

@@ -1,8 +1,7 @@
 """Why a measurement failed."""
 
-import torch
-
 from mambaout_mm.errors import UserError
+from mambaout_mm.ops.torch_versions import OutOfMemoryError
 
 
 def reason_of(error: BaseException) -> str:
@@ -10,6 +9,6 @@ def reason_of(error: BaseException) -> str:
     text = (str(error).splitlines() or [''])[0]
     if isinstance(error, UserError):
         return f'failed: {text}'
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
+    if isinstance(error, OutOfMemoryError | MemoryError) or 'allocate memory' in text:
         return 'out of memory'
     return f'failed: {type(error).__name__}: {text}'

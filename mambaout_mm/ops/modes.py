@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .torch_versions import get_autocast_dtype, is_autocast_enabled, is_exporting
+
 _by_definition = False
 _without_results = False
 
@@ -15,9 +17,10 @@ def exporting() -> bool:
     """Whether a graph is being made that other programs are to run, in plain operators.
 
     True under ``torch.export``, ``torch.onnx.export`` and ``torch.jit.trace``, which MMEngine's
-    count of operations uses; False under ``torch.compile``.
+    count of operations uses; False under ``torch.compile``. Before PyTorch 2.7 the first is taken
+    for ``torch.compile``.
     """
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return is_exporting() or torch.jit.is_tracing()
 
 
 @contextmanager
@@ -62,6 +65,6 @@ def without_results() -> bool:
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which autocast would compute a Linear of ``x``; ``x.dtype`` where it is off."""
     device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    if x.dtype == torch.float64 or not is_autocast_enabled(device):
         return x.dtype
-    return torch.get_autocast_dtype(device)
+    return get_autocast_dtype(device)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .modes import by_definition, exporting
+from .torch_versions import is_autocast_enabled, is_compiling
 
 _plain_linear = F.linear
 
@@ -102,8 +103,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and x.dim() > 1
         and x.numel() > 0
         and has_onednn(torch.float32)
-        and not torch.is_autocast_enabled('cpu')
-        and not torch.compiler.is_compiling()
+        and not is_autocast_enabled('cpu')
+        and not is_compiling()
         and not by_definition()
     )
     return _Linear.apply(x, weight, bias) if takes_onednn else _plain_linear(x, weight, bias)

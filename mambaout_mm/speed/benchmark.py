@@ -16,6 +16,7 @@ from mambaout_mm.measure.failure import reason_of
 from mambaout_mm.measure.machine import copy_rate, machine, matmul_rate
 from mambaout_mm.measure.memory import PROBE, bytes_kept, memory_free, peak_bytes, peak_increase
 from mambaout_mm.measure.timing import spread_of, take_turns
+from mambaout_mm.ops.torch_versions import OutOfMemoryError
 
 from .candidates import NotApplicable, backbones, prepare
 from .cases import DTYPES, Case
@@ -153,7 +154,7 @@ def time_case(
             check_parity(form, case, found, plain)
             rows[form]['parity'] = f'{found:.1e}'
             ready[form] = candidate
-        except (torch.OutOfMemoryError, torch._dynamo.exc.TorchDynamoException) as error:
+        except (OutOfMemoryError, torch._dynamo.exc.TorchDynamoException) as error:
             rows[form]['status'] = f'not measured: {type(error).__name__}'
         except NotApplicable as error:
             rows[form]['status'] = f'not measured: {error}'

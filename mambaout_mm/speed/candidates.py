@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mambaout_mm.backbones import MambaOut
 from mambaout_mm.errors import UserError
 from mambaout_mm.ops.products import has_onednn, linear_layers_by_onednn
+from mambaout_mm.ops.torch_versions import FUSED_ON_CPU
 
 from .cases import Case
 from .whole_models import WHOLE_MODELS, build_random, find_model_config
@@ -181,7 +182,8 @@ def optimizer_step(model: nn.Module, cfg: Config | None = None) -> Callable[[], 
     if cfg is not None:
         cfg.optim_wrapper.optimizer.lr = 0.0
         return build_optim_wrapper(model, cfg.optim_wrapper).step
-    return torch.optim.AdamW(model.parameters(), lr=0.0, fused=True).step
+    fused = FUSED_ON_CPU or next(model.parameters()).is_cuda
+    return torch.optim.AdamW(model.parameters(), lr=0.0, fused=fused).step
 
 
 def captured(infer: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dataset import Compose
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from mambaout_mm.checkpoints import CheckpointError
 from mambaout_mm.data.images import LabelRules, check_shape, image_size, read_label_map
 from mambaout_mm.errors import UserError
+from mambaout_mm.ops.torch_versions import OutOfMemoryError
 
 # What PyTorch and MMEngine raise of an optimizer's state, schedulers and logs that do not fit.
 UNRESUMABLE = (
@@ -103,7 +103,7 @@ class NamingRunner(Runner):
         try:
             super().resume(filename, *args, **kwargs)
             wrong = _misfits(self.optim_wrapper)
-        except torch.OutOfMemoryError:
+        except OutOfMemoryError:
             raise
         except UNRESUMABLE as error:
             wrong = ' '.join(f'{type(error).__name__}: {error}'.split())

@@ -16,6 +16,7 @@ from mambaout_mm.demo import announce, apply_demo, output_into, report
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import LONGEST_NAME, check_folder
 from mambaout_mm.ops import native
+from mambaout_mm.ops.torch_versions import FUSED_ON_CPU
 from mambaout_mm.trust import trusting
 
 from . import checks
@@ -268,10 +269,16 @@ def _is_over(plan: dict, meta: dict) -> bool:
 
 
 def _take_our_parts(cfg: Config) -> None:
-    """Put this package's checkpoint hook and loop in the place of MMEngine's."""
+    """Put this package's checkpoint hook and loop in the place of MMEngine's.
+
+    And leave the fused step out where PyTorch has none.
+    """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if hook.get('type') == 'CheckpointHook':
         hook['type'] = 'KeepingCheckpointHook'
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    if optimizer.get('fused') and get_device() == 'cpu' and not FUSED_ON_CPU:
+        optimizer['fused'] = False  # the same step in several operations
     plan = cfg.train_cfg
     by_epoch = plan.get('max_epochs') is not None
     if plan.get('type', 'EpochBasedTrainLoop') == 'EpochBasedTrainLoop' and by_epoch:

@@ -4,11 +4,12 @@ import re
 
 import pytest
 import torch
-from support import ROOT
-from torch.export import Dim
+from support import ROOT, needs_torch
 
 import mambaout_mm
 from mambaout_mm import MambaOut
+
+pytestmark = needs_torch('2.7', 'before, an export is taken for torch.compile')
 
 # No side needs to be a multiple of anything: the exporters know that each stride-2 convolution
 # rounds up. But the last map must have two pixels a side, because a size of one is taken as a
@@ -28,7 +29,7 @@ def backbone():
 
 def any_size():
     """An image for an exporter, and that both of its sides may change."""
-    sides = [Dim(name, min=SMALLEST, max=LARGEST) for name in ('height', 'width')]
+    sides = [torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in ('height', 'width')]
     return (torch.randn(1, 3, 64, 96),), ({2: sides[0], 3: sides[1]},)
 
 

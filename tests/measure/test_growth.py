@@ -16,6 +16,7 @@ from mambaout_mm.measure.growth import (
     tokens_at,
     too_late,
 )
+from mambaout_mm.ops.torch_versions import OutOfMemoryError
 
 SIDES = (224, 320, 448, 640, 896, 1280, 2048)
 TOKENS = [tokens_at(side, side) for side in SIDES]
@@ -52,7 +53,7 @@ def test_few_sizes_have_no_fit():
 class Net(nn.Module):
     """A network that fails from some size on."""
 
-    def __init__(self, limit=math.inf, error=torch.OutOfMemoryError):
+    def __init__(self, limit=math.inf, error=OutOfMemoryError):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
         self.limit, self.error = limit, error
@@ -88,7 +89,7 @@ def test_bytes_for_the_backward_pass_are_counted():
 @pytest.mark.parametrize(
     ('error', 'reason'),
     [
-        (torch.OutOfMemoryError, 'out of memory'),
+        (OutOfMemoryError, 'out of memory'),
         (ValueError, 'failed: ValueError: no more of it'),
     ],
 )
@@ -113,7 +114,7 @@ def test_a_series_that_fails_while_it_is_timed_ends_alone(monkeypatch):
     def third_fails(x, forward=bad.model.forward):
         calls[0] += 1
         if calls[0] == 4:  # after the two calls that are not timed and a round
-            raise torch.OutOfMemoryError('no more of it')
+            raise OutOfMemoryError('no more of it')
         return forward(x)
 
     bad.model.forward = third_fails

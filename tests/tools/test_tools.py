@@ -23,6 +23,7 @@ from support import ROOT, two_iterations
 from mambaout_mm import MambaOut
 from mambaout_mm.demo import apply_demo
 from mambaout_mm.ops import native
+from mambaout_mm.ops.torch_versions import OutOfMemoryError
 from mambaout_mm.training.prediction_files import read_predictions
 
 FEMTO = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
@@ -116,7 +117,7 @@ def test_train_with_weights_that_cannot_be_had(checkpoint, words, run_tool, work
 
 def test_out_of_memory_says_what_to_lower(run_tool, workspace, monkeypatch):
     def fail(*args, **kwargs):
-        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+        raise OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
 
     monkeypatch.setattr('mmengine.runner.Runner.train', fail)
     result = run_tool('train.py', FEMTO, '--demo')

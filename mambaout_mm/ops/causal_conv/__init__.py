@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.compiler import is_compiling
 
 from .. import native as libraries
 from ..modes import by_definition, compute_dtype, exporting
+from ..torch_versions import is_compiling
 from . import native
 from .reference import causal_conv_silu_reference
 

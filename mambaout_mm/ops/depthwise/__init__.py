@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import native as libraries
 from ..modes import by_definition, compute_dtype, exporting
+from ..torch_versions import is_compiling
 from . import native
 from .reference import depthwise_conv_reference
 
@@ -57,7 +58,7 @@ def _runs_in_c(x: Tensor, dtype: torch.dtype) -> bool:
         x.device.type == 'cpu'
         and dtype in libraries.DTYPES
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
+        and not is_compiling()
         and not exporting()
         and not by_definition()
         and libraries.kernels() is not None

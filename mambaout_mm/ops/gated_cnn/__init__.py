@@ -16,11 +16,11 @@ strip of rows through the whole branch, and because the backward pass can recomp
 from typing import Any
 
 import torch
-from torch import Tensor, library
-from torch.compiler import is_compiling
+from torch import Tensor
 
 from .. import native
 from ..modes import by_definition, compute_dtype, exporting
+from ..torch_versions import custom_op, is_compiling
 from ..triton_use import runs_triton
 from . import native_passes, plain_gate, torch_passes
 from .composed import Composed
@@ -160,7 +160,7 @@ def _forward(
         return branch.forward(x, parameters, activation, eps, keep)
 
 
-_forward_op = library.custom_op('mambaout_mm::gated_cnn', _forward, mutates_args=())
+_forward_op = custom_op('mambaout_mm::gated_cnn', _forward, mutates_args=())
 
 
 @_forward_op.register_fake
@@ -174,7 +174,7 @@ def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(x.new_empty(shape, dtype=dtype) for shape in (x.shape, *shapes))
 
 
-@library.custom_op('mambaout_mm::gated_cnn_backward', mutates_args=())
+@custom_op('mambaout_mm::gated_cnn_backward', mutates_args=())
 def _backward_op(
     grad_y: Tensor,
     x: Tensor,

@@ -16,10 +16,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
 from .. import native as libraries
 from ..modes import by_definition, without_results
+from ..torch_versions import custom_op
 from ..triton_use import runs_triton
 from . import blocked, native
 from .reference import selective_scan_reference
@@ -85,7 +86,7 @@ def selective_scan(
     return y.flatten(1, 2) if merged else y
 
 
-@library.custom_op('mambaout_mm::selective_scan', mutates_args=())
+@custom_op('mambaout_mm::selective_scan', mutates_args=())
 def _forward_op(
     u: Tensor,
     delta: Tensor,
@@ -111,7 +112,7 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u, dtype=dtype), states
 
 
-@library.custom_op('mambaout_mm::selective_scan_backward', mutates_args=())
+@custom_op('mambaout_mm::selective_scan_backward', mutates_args=())
 def _backward_op(
     grad_y: Tensor,
     u: Tensor,

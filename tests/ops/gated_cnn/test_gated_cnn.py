@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from support import needs_torch
 from torch import library
 from torch.utils.checkpoint import checkpoint
 
@@ -326,6 +327,10 @@ def test_gradcheck(branch):
     assert torch.autograd.gradcheck(gated_cnn, (*inputs, 'gelu', EPS))
 
 
+opcheck = needs_torch('2.4', 'torch.library.opcheck')
+
+
+@opcheck
 @pytest.mark.parametrize('keep', [False, True])
 def test_is_a_well_behaved_operator(keep, branch):
     inputs = random_inputs((2, 3, 2), 4, 13, 4, 3, torch.float32)
@@ -334,6 +339,7 @@ def test_is_a_well_behaved_operator(keep, branch):
     library.opcheck(torch.ops.mambaout_mm.gated_cnn, arguments)
 
 
+@opcheck
 @pytest.mark.parametrize('layout', ['contiguous', 'permuted NCHW'])
 @pytest.mark.parametrize('hidden', [13, 16])
 def test_its_backward_is_a_well_behaved_operator(hidden, layout, branch):
