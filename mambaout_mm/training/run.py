@@ -258,6 +258,7 @@ def _take_onnx(cfg: Config, file: str) -> None:
         raise UserError(f'{file} needs {error.name}: pip install onnxruntime') from error
     task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
     cfg.model = dict(type='OnnxModel', file=file, task=task)
+    cfg.pop('data_preprocessor', None)  # which MMEngine would hand to it; the graph has its own
 
 
 def _is_over(plan: dict, meta: dict) -> bool:

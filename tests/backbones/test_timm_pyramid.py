@@ -185,7 +185,7 @@ def test_convnexts_file_without_the_average_fits(
     assert sum(t.numel() for t in state.values()) / 1e6 == pytest.approx(millions, abs=0.05)
     addresses = []
 
-    def download(url, path):
+    def download(url, path, checksum):
         addresses.append(url)
         torch.save(dict(model=state), path)
 

@@ -1,5 +1,7 @@
 """Whole models as ONNX files give what the models give, for images of any size."""
 
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -105,6 +107,25 @@ def test_onnxruntime_predicts_what_the_model_predicts(exported, size):
     if 'masks' in theirs:
         assert (ours.masks == theirs.masks).float().mean() > 0.999
         assert theirs.masks.any()
+
+
+@pytest.mark.slow
+def test_the_tool_scores_the_file_as_it_scores_the_checkpoint(
+    exported, published_data, tmp_path, run_tool, monkeypatch
+):
+    cfg, _, file = exported
+    monkeypatch.chdir(published_data)
+    cfg.dump(tmp_path / 'config.py')
+    scores = []
+    for checkpoint in (file.with_name('weights.pth'), file):
+        code, out, err = run_tool(
+            'test.py', tmp_path / 'config.py', checkpoint, '--work-dir', tmp_path, '--cfg-options',
+            'test_dataloader.dataset.indices=2', 'test_dataloader.num_workers=0',
+            'test_dataloader.persistent_workers=False',
+        )  # fmt: skip
+        assert code == 0, err[-2000:]
+        scores.append(re.findall(r'(?:mIoU|bbox_mAP|segm_mAP): +([-\d.]+)', out + err))
+    assert scores[0] and scores[0] == scores[1]
 
 
 @pytest.mark.parametrize('size', [1, (2, 3), 6])
