@@ -73,18 +73,25 @@ def carafe_naive_backward(
     n, c, h, w = features.shape
     masks = _by_source(masks, group_size, scale_factor)
     size = (n, group_size, c // group_size, h, scale_factor, w, scale_factor)
-    top_grad = top_grad.reshape(size)
-    grads_of_masks = torch.zeros_like(masks)
+    # For each source pixel a matrix of channels and of its s * s outputs
+    top_grad = top_grad.reshape(size).permute(0, 1, 3, 5, 2, 4, 6).flatten(-2)
+    weights = masks.permute(0, 1, 3, 5, 2, 4, 6).flatten(-2)  # (N, groups, H, W, K * K, s * s)
+    grads_of_weights = torch.zeros_like(weights)
     padded = _padded(features, kernel_size)
     padded_grad = torch.zeros_like(padded)
-    windows = _windows(padded, kernel_size, group_size)
-    windows_of_grad = _windows(padded_grad, kernel_size, group_size)
-    for tap, (window, grad) in enumerate(zip(windows, windows_of_grad, strict=True)):
-        grad += torch.einsum('ngchswt,nghswt->ngchw', top_grad, masks[:, :, tap])
-        grads_of_masks[:, :, tap] = torch.einsum('ngchswt,ngchw->nghswt', top_grad, window)
+    windows = list(_windows(padded, kernel_size, group_size))
+    windows_of_grad = list(_windows(padded_grad, kernel_size, group_size))
+    for row in range(0, kernel_size**2, kernel_size):
+        taps = slice(row, row + kernel_size)
+        grads = top_grad @ weights[..., taps, :].transpose(-1, -2)  # (N, groups, H, W, C', K)
+        for window, grad in zip(windows_of_grad[taps], grads.unbind(-1), strict=True):
+            window += grad.movedim(-1, 2)
+        below = torch.stack(windows[taps]).permute(1, 2, 4, 5, 0, 3)  # (N, groups, H, W, K, C')
+        grads_of_weights[..., taps, :] = below @ top_grad
     reach = kernel_size // 2
     bottom_grad += padded_grad[:, :, reach : reach + h, reach : reach + w]
-    mask_grad += grads_of_masks.reshape(mask_grad.shape)
+    grads_of_masks = grads_of_weights.unflatten(-1, (scale_factor, scale_factor))
+    mask_grad += grads_of_masks.permute(0, 1, 4, 2, 5, 3, 6).reshape(mask_grad.shape)
 
 
 @as_compiled
