@@ -173,6 +173,11 @@ def _exchange_in_bisenet(model: dict, path: str, network: Network) -> list[str]:
     outer = model['backbone']
     backbone, notes = with_weights(network, path)
     _, *context = _build(backbone, network).out_channels
+    if context[1] <= context[0]:
+        raise UserError(
+            f'{path}.backbone is a BiSeNetV1, which needs wider maps at stride 16 than at 8, and '
+            f'{network.name} has {context[1]} and {context[0]} channels'
+        )
     old = outer['context_channels'][0]
     outer['backbone_cfg'] = backbone
     outer['context_channels'] = tuple(context)

@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import time
 import warnings
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def sweep(
         not; ``without_gradient`` names the backbone's parameters of that kind.
     """
     only_one(backbone)
+    # Imported once, for all processes that are forked from this one
+    for name in ('mmdet.models', 'mmdet.structures', f'{package}.models', f'{package}.structures'):
+        import_module(name)
     rows = []
     for path in algorithms(package):
         started = time.perf_counter()
@@ -80,7 +84,6 @@ def sweep(
 
 def _apart(limit: float, path: Path, backbone: str | None) -> tuple[str, list[str]]:
     """The outcome of one trial in a process that may crash, hang or change what is registered."""
-    # A fork has the imports, which take longer than most trials
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_try, args=(theirs, path, backbone))

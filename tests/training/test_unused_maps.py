@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from support import ROOT
 
 from mambaout_mm.errors import UserError
+from mambaout_mm.training.run import train
 from mambaout_mm.training.unused_maps import check_distributed, used_maps
 from mambaout_mm.transplant.samples import batch
 from mambaout_mm.transplant.trial import build_for_trial
@@ -73,8 +75,6 @@ def test_a_map_that_a_head_takes_beside_in_index_is_used():
     head = dict(type='DepthwiseSeparableASPPHead', dilations=(1, 2), c1_in_channels=48)
     head |= dict(ONE_MAP, type=head['type'], c1_channels=8)
     model = dict(decode_head=[dict(head)])
-    from mmengine.registry import init_default_scope
-
     init_default_scope('mmseg')
     assert used_maps(model, (48, 96, 192, 288), (4, 8, 16, 32)) == (0, 3)
 
@@ -136,3 +136,8 @@ def test_torch_stops_where_it_is_said(start, one_process_group):
     else:
         check_distributed(cfg)
         step()
+
+
+def test_a_distributed_training_is_told_before_it_starts():
+    with pytest.raises(UserError, match=r'backbone.norm0 will have no gradients'):
+        train(str(RETINANET), launcher='pytorch', cfg_options=SKIPPING)

@@ -115,6 +115,12 @@ def test_the_resnet_inside_of_bisenet():
     assert cfg.find_unused_parameters
 
 
+def test_a_network_of_one_width_inside_of_bisenet():
+    config = stock('mmseg::bisenetv1/bisenetv1_r50-d32_4xb4-160k_cityscapes-1024x1024.py')
+    with pytest.raises(UserError, match='BiSeNetV1, which needs wider maps .* has 192 and 192'):
+        transplant(config, *entries_of(['Vim-Ti']))
+
+
 def test_what_was_inside_of_the_resnet_is_told():
     name = 'mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py'
     (note,) = [n for n in transplant(stock(name), FEMTO).notes if 'dcn' in n]
