@@ -115,11 +115,7 @@ def _instance_sample(cfg: Config, size: tuple[int, int]) -> Any:
         if panoptic:
             for one, label in zip(maps, labels.tolist(), strict=True):
                 image[one > 0] = label
-        step = next((n['scale_factor'] for n in steps if _kind(n) == 'SegRescale'), 1)
-        every = round(1 / step)
-        sample.gt_sem_seg = PixelData(
-            sem_seg=torch.from_numpy(image[::every, ::every].copy())[None]
-        )
+        sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(image)[None])
     if any(_kind(node) == 'LoadProposals' for node in steps):
         sample.proposals = InstanceData(bboxes=boxes, scores=torch.linspace(1, 0.5, len(boxes)))
     return sample

@@ -1,6 +1,7 @@
 """Every algorithm of mmdet or mmseg with its own ResNet-50, and with a backbone of this project."""
 
 import contextlib
+import csv
 import io
 import multiprocessing
 import re
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mambaout_mm.errors import UserError
-from mambaout_mm.files import write_csv
+from mambaout_mm.files import read_file, write_csv
 from mambaout_mm.training.checks import load_config
 
 from .run import adopt, only_one, try_stock
@@ -47,7 +48,8 @@ def sweep(
     Args:
         package (str): 'mmdet' or 'mmseg'.
         backbone (str): As ``tools/compare.py`` takes it. Defaults to 'MambaOut-Femto', the fastest.
-        out (Path, optional): A csv file for the results, written anew after each. Defaults to None.
+        out (Path, optional): A csv file for the results, written anew after each; rows that are in
+            it are kept, so that the same command goes on after an interruption. Defaults to None.
         limit (float): Seconds for each trial. Defaults to 300.
 
     Returns:
@@ -58,12 +60,17 @@ def sweep(
     # Imported once, for all processes that are forked from this one
     for name in ('mmdet.models', 'mmdet.structures', f'{package}.models', f'{package}.structures'):
         import_module(name)
-    rows = []
+    rows = rows_of(out) if out else []
+    known = {row['config'] for row in rows}
+    if known:
+        print(f'{len(known)} rows of {out} are kept; remove it to start anew')
     for path in algorithms(package):
+        name = path.relative_to(stock_configs(package)).as_posix()
+        if name in known:
+            continue
         started = time.perf_counter()
         stock, _ = _apart(limit, path, None)
         ours, missing = _apart(limit, path, backbone)
-        name = path.relative_to(stock_configs(package)).as_posix()
         row = (path.parent.name, name, stock, ours, ' '.join(missing))
         rows.append(dict(zip(COLUMNS, row, strict=True)))
         if out:
@@ -79,6 +86,23 @@ def sweep(
         f'{len(rows)} algorithms, of which {stocks} run with their ResNet-50, and {both} of these '
         f'with {backbone}'
     )
+    return rows
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """What an earlier sweep has written; none if there is no file.
+
+    Raises:
+        UserError: If the file is not of a sweep.
+    """
+    if not out.exists():
+        return []
+    try:
+        rows = list(csv.DictReader(read_file(out).splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{str(out)!r} cannot be read: {error}') from error
+    if any(tuple(row) != COLUMNS for row in rows):
+        raise UserError(f'{str(out)!r} has other columns than {", ".join(COLUMNS)}')
     return rows
 
 

@@ -17,11 +17,10 @@ from mambaout_mm.training.launch import without_sync_bn
 
 from .samples import batch
 
-# Of the pictures; sides differ, so that exchanged axes are noticed. Queries that are chosen among
-# the pixels of all maps need as many of these.
-SIZE, SIZE_OF_MANY_QUERIES = (128, 160), (256, 320)
-MANY_QUERIES = 400
-MOST_ROIS = 64  # of a picture; more of them show nothing more
+# Height and width of the pictures for at most that many queries: some models choose them among the
+# pixels of all maps. Sides differ, so that exchanged axes are noticed.
+SIZES = {100: (64, 96), 400: (128, 160), 1500: (256, 320)}
+MOST_ROIS = 32  # of a picture; more of them show nothing more
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmengine', 'mmcv', 'mambaout_mm')
 
 
@@ -43,12 +42,12 @@ def try_model(cfg: Config, size: tuple[int, int] | None = None) -> Trial:
     """Build a config's model with random weights, take a loss step and predict, on a CPU.
 
     For the trial alone, SyncBN is BN, nothing is downloaded, pictures are not padded to the size of
-    the training's, and there are 64 RoIs at most.
+    the training's, and there are few RoIs.
 
     Args:
         cfg (Config): The whole config, of mmdet or mmseg.
         size (tuple[int, int], optional): Height and width of the pictures. Defaults to None:
-            ``SIZE``, or more where a model chooses many queries among pixels.
+            :func:`size_for`.
 
     Returns:
         Trial: What it showed.
@@ -57,9 +56,7 @@ def try_model(cfg: Config, size: tuple[int, int] | None = None) -> Trial:
         UserError: If the model cannot be built or stops; the message says where.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if size is None:
-        queries = max((node.get('num_queries') or 0 for _, node in dicts_in(cfg.model)), default=0)
-        size = SIZE_OF_MANY_QUERIES if queries > MANY_QUERIES else SIZE
+    size = size or size_for(cfg.model)
     torch.manual_seed(0)
     # What the Runner tells, by which some losses warm up
     progress = dict(iter=1, max_iters=100, epoch=0, max_epochs=1)
@@ -74,6 +71,12 @@ def try_model(cfg: Config, size: tuple[int, int] | None = None) -> Trial:
         raise UserError(f'the loss is {total.item()} with random weights')
     results = _step('the prediction stops', _predict, model, cfg, size)
     return Trial(total.item(), len(results), unused)
+
+
+def size_for(model: dict) -> tuple[int, int]:
+    """Of ``SIZES`` the first that has enough pixels for a model's queries."""
+    queries = max((node.get('num_queries') or 0 for _, node in dicts_in(model)), default=0)
+    return next((size for most, size in SIZES.items() if queries <= most), SIZES[1500])
 
 
 def build_for_trial(cfg: Config, size: tuple[int, int]) -> nn.Module:

@@ -124,3 +124,8 @@ def test_the_sweep_outlives_trials_that_crash_or_hang(tmp_path, monkeypatch, cap
     assert rows[2]['without_gradient'] == 'backbone.norm0.weight'
     assert len(Path(tmp_path / 'rows.csv').read_text().splitlines()) == 4
     assert '3 algorithms, of which 3 run with their ResNet-50, and 1' in capsys.readouterr().out
+    monkeypatch.setattr(sweep, 'outcome', None)  # all rows are there
+    assert sweep.sweep('mmdet', out=tmp_path / 'rows.csv') == rows
+    (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(UserError, match='other columns than algorithm, config'):
+        sweep.sweep('mmdet', out=tmp_path / 'other.csv')
