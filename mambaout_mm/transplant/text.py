@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def written(value: Any, before: int = 0, indent: int = 0) -> str:
     """
     if not isinstance(value, dict | list | tuple) or not value:
         return repr(value)
-    words = isinstance(value, dict) and all(str(key).isidentifier() for key in value)
+    words = isinstance(value, dict) and all(
+        str(key).isidentifier() and not iskeyword(key) for key in value
+    )
     brackets = 'dict()' if words else {dict: '{}', list: '[]', tuple: '()'}[type(value)]
     keys = [''] * len(value)
     if isinstance(value, dict):

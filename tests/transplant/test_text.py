@@ -5,7 +5,13 @@ from mmengine.config import Config
 from support import ROOT
 
 from mambaout_mm.errors import UserError
-from mambaout_mm.transplant.text import base_of, config_path, difference, stock_configs
+from mambaout_mm.transplant.text import (
+    base_of,
+    config_path,
+    difference,
+    stock_configs,
+    written,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,23 @@ def test_a_base_can_be_read(tmp_path):
         path = next(stock_configs(package).glob('*fpn*/*r50*.py'))
         (tmp_path / 'config.py').write_text(f'_base_ = {base_of(str(path))!r}\n')
         assert Config.fromfile(tmp_path / 'config.py').model
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        'text',
+        (3,),
+        [],
+        {},
+        dict(a=[1, (2,), None], b=dict(c='d')),
+        {'backbone.norm': dict(decay_mult=0.0), 'lambda': 1},
+        dict(layers=[dict(type='A' * 30, in_channels=[256, 512]), dict(type='B' * 40, n=2)] * 2),
+    ],
+    ids=str,
+)
+def test_a_written_value_is_python(value):
+    text = written(value, before=10)
+    assert eval(text) == value
+    assert max(map(len, text.splitlines())) < 100
+    assert '\n' not in text or len(str(value)) > 80
