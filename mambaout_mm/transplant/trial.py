@@ -17,9 +17,10 @@ from mambaout_mm.training.launch import without_sync_bn
 
 from .samples import batch
 
-# Height and width of the pictures for at most that many queries: some models choose them among the
-# pixels of all maps. Sides differ, so that exchanged axes are noticed.
-SIZES = {100: (64, 96), 400: (128, 160), 1500: (256, 320)}
+# Height and width of the pictures; sides differ, so that exchanged axes are noticed. Models of many
+# queries may choose them among the pixels of all maps, and get larger pictures.
+SIZE, SIZE_FOR_QUERIES = (64, 96), (128, 160)
+MOST_QUERIES = 100
 MOST_ROIS = 32  # of a picture; more of them show nothing more
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmengine', 'mmcv', 'mambaout_mm')
 
@@ -42,7 +43,7 @@ def try_model(cfg: Config, size: tuple[int, int] | None = None) -> Trial:
     """Build a config's model with random weights, take a loss step and predict, on a CPU.
 
     For the trial alone, SyncBN is BN, nothing is downloaded, pictures are not padded to the size of
-    the training's, and there are few RoIs.
+    the training's, and there are few RoIs and queries.
 
     Args:
         cfg (Config): The whole config, of mmdet or mmseg.
@@ -74,9 +75,9 @@ def try_model(cfg: Config, size: tuple[int, int] | None = None) -> Trial:
 
 
 def size_for(model: dict) -> tuple[int, int]:
-    """Of ``SIZES`` the first that has enough pixels for a model's queries."""
+    """Height and width of the pictures for a model."""
     queries = max((node.get('num_queries') or 0 for _, node in dicts_in(model)), default=0)
-    return next((size for most, size in SIZES.items() if queries <= most), SIZES[1500])
+    return SIZE_FOR_QUERIES if queries > MOST_QUERIES else SIZE
 
 
 def build_for_trial(cfg: Config, size: tuple[int, int]) -> nn.Module:
@@ -96,9 +97,12 @@ def build_for_trial(cfg: Config, size: tuple[int, int]) -> nn.Module:
                 node['size'] = size
             if node.get('batch_augments'):
                 node['batch_augments'] = None
-        for key in ('num', 'max_per_img'):  # RoIs of samplers, proposals and detections
+        # RoIs of samplers, proposals and detections
+        for key, most in dict(
+            num=MOST_ROIS, max_per_img=MOST_ROIS, num_queries=MOST_QUERIES
+        ).items():
             if isinstance(node.get(key), int):
-                node[key] = min(node[key], MOST_ROIS)
+                node[key] = min(node[key], most)
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('ERROR')  # or MMEngine tells of every parameter
