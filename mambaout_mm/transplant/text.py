@@ -1,5 +1,6 @@
 """Stock configs by name, and what a new config says beyond the stock one."""
 
+import re
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from keyword import iskeyword
@@ -44,8 +45,9 @@ def config_path(name: str) -> str:
 def base_of(path: str) -> str:
     """What a config that builds on the one at ``path`` writes as its ``_base_``.
 
-    The onedl fork of mmseg has another distribution name than MMEngine looks for, so that
-    ``mmseg::`` fails there; then it is the path.
+    That is its name, or its path where MMEngine cannot find it by name: the onedl fork of mmseg has
+    another distribution name than it looks for, and it takes folders of letters, digits and _ only
+    (not ``gn+ws``).
     """
     full = Path(path).resolve()
     for package, name in (('mmdet', None), ('mmseg', 'mmsegmentation')):
@@ -56,7 +58,9 @@ def base_of(path: str) -> str:
         except (UserError, PackageNotFoundError):
             continue
         if full.is_relative_to(folder):
-            return f'{package}::{full.relative_to(folder).as_posix()}'
+            inside = full.relative_to(folder).as_posix()
+            if re.match(r'\w*/', inside):
+                return f'{package}::{inside}'
     return str(full)
 
 

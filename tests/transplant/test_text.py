@@ -43,8 +43,8 @@ def test_names_of_stock_configs():
 
 def test_a_base_can_be_read(tmp_path):
     """mmseg's name is one that this environment's MMEngine finds, or a path."""
-    for package in ('mmdet', 'mmseg'):
-        path = next(stock_configs(package).glob('*fpn*/*r50*.py'))
+    for package, folder in (('mmdet', 'pafpn'), ('mmdet', 'gn+ws'), ('mmseg', 'sem_fpn')):
+        path = next(stock_configs(package).glob(f'{folder}/*r50*.py'))
         (tmp_path / 'config.py').write_text(f'_base_ = {base_of(str(path))!r}\n')
         assert Config.fromfile(tmp_path / 'config.py').model
 
