@@ -96,7 +96,9 @@ def check_inputs(cfg: Config) -> None:
     """
     if not isinstance(cfg.get('model'), dict):
         raise UserError('the config has no model')
-    preprocessor = str((cfg.model.get('data_preprocessor') or {}).get('type')).split('.')[-1]
+    if _kind(cfg.model) == 'Detectron2Wrapper':
+        raise UserError("the model is Detectron2's, whose backbones are other classes")
+    preprocessor = _kind(cfg.model.get('data_preprocessor') or {})
     if preprocessor == 'TrackDataPreprocessor':
         raise UserError('the model takes videos; a backbone is tried on pictures here')
     if preprocessor == 'ReIDDataPreprocessor':
@@ -153,10 +155,8 @@ def _exchange(model: dict, path: str, network: Network) -> list[str]:
     used = used_maps(model, built.out_channels, built.out_strides)
     if used and len(used) < len(stages):
         kept = used if _necks(model) else sorted({*used, *_named_by_heads(model, len(stages))})
-        if _leave_out(model, kept, len(stages)):
+        if _leave_out(model, built, kept):
             backbone['out_indices'] = tuple(stages[place] for place in kept)
-            channels = tuple(built.out_channels[place] for place in kept)
-            _select(model, built.out_channels, channels, kept)
             used = used if len(used) < len(kept) else None
         if used:
             notes.append(UNUSED)
@@ -331,18 +331,31 @@ def _named_by_heads(model: dict, count: int) -> set[int]:
     }
 
 
-def _leave_out(model: dict, used: Sequence[int], count: int) -> bool:
-    """Whether the maps that are not used can be left out by what :func:`_select` changes."""
-    necks = _necks(model)
-    if not necks:
-        return True
-    first, unused = necks[0], count - len(used)
-    return (
-        list(used) == list(range(unused, count))  # the first ones
-        and first.get('start_level') == unused
-        and first.get('end_level', -1) in (-1, None, count - 1)
-        and len(first.get('in_channels') or ()) == count
-    )
+def _leave_out(model: dict, built: PyramidBackbone, kept: Sequence[int]) -> bool:
+    """Leave out all maps but those at the places in ``kept``, if the first neck can do that.
+
+    Returns:
+        bool: Whether it could; if not, the model is as it was.
+    """
+    count, necks = len(built.out_channels), copy.deepcopy(_necks(model))
+    channels = tuple(built.out_channels[place] for place in kept)
+    if necks:
+        first, unused = necks[0], count - len(kept)
+        if (
+            list(kept) != list(range(unused, count))  # the first maps
+            or first.get('start_level') != unused
+            or first.get('end_level', -1) not in (-1, None, count - 1)
+            or len(first.get('in_channels') or ()) != count
+        ):
+            return False
+        strides = built.out_strides
+        before = _after(necks, built.out_channels, strides)
+        _select(dict(neck=necks), built.out_channels, channels, kept)
+        # NASFCOS_FPN counts its maps from the backbone's, not from start_level
+        if _after(necks, channels, [strides[place] for place in kept]) != before:
+            return False
+    _select(model, built.out_channels, channels, kept)
+    return True
 
 
 def _select(

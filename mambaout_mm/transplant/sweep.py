@@ -152,6 +152,7 @@ def outcome(path: Path, backbone: str | None = None) -> tuple[str, list[str]]:
         missing = try_model(cfg).without_gradient
         return RUNS, [name for name in missing if 'backbone.' in name and 'teacher' not in name]
     except UserError as error:
-        return str(error), []
+        # No path of this machine in a table
+        return re.sub(r'/[^\s\'"]*/site-packages/', '', str(error)), []
     except Exception as error:  # of any kind: it is a row of the table
         return f'unexpected: {type(error).__name__}: {error}', []

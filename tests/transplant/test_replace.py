@@ -37,6 +37,13 @@ def test_fpn_loses_the_level_that_it_does_not_use():
     assert cfg.optim_wrapper.optimizer.type == 'AdamW' and 'momentum' not in cfg.optim_wrapper
 
 
+def test_a_neck_that_cannot_do_without_the_level():
+    cfg = exchanged('mmdet::nas_fcos/nas-fcos_r50-caffe_fpn_fcoshead-gn-head_4xb4-1x_coco.py')
+    assert cfg.model.backbone.out_indices == (0, 1, 2, 3)
+    assert cfg.model.neck.start_level == 1 and cfg.model.neck.in_channels == [48, 96, 192, 288]
+    assert cfg.find_unused_parameters
+
+
 def test_all_four_maps_where_all_are_used():
     cfg = exchanged('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
     assert cfg.model.backbone.out_indices == (0, 1, 2, 3)
