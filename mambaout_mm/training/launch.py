@@ -13,6 +13,7 @@ from mambaout_mm.errors import UserError
 
 from .lock import RANKS
 
+SYNCED = ('SyncBN', 'MMSyncBN')
 STARTERS = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun', mpi='mpirun')
 
 
@@ -51,14 +52,14 @@ def prepare_launcher(cfg: Config, launcher: str) -> None:
 
 
 def without_sync_bn(part: dict) -> int:
-    """Make each SyncBN in a model's config a BN, in place.
+    """Make each SyncBN, PyTorch's or mmcv's, in a model's config a BN, in place.
 
-    torch's SyncBatchNorm runs across processes, and on accelerators only.
+    They run across processes, and on accelerators only.
 
     Returns:
         int: How many there were.
     """
-    synced = [node for _, node in dicts_in(part) if node.get('type') == 'SyncBN']
+    synced = [node for _, node in dicts_in(part) if node.get('type') in SYNCED]
     for node in synced:
         node['type'] = 'BN'
     return len(synced)

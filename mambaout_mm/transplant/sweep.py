@@ -152,7 +152,8 @@ def outcome(path: Path, backbone: str | None = None) -> tuple[str, list[str]]:
         missing = try_model(cfg).without_gradient
         return RUNS, [name for name in missing if 'backbone.' in name and 'teacher' not in name]
     except UserError as error:
+        first_line = str(error).partition(', the current sys.path')[0].partition('\n')[0]
         # No path of this machine in a table
-        return re.sub(r'/[^\s\'"]*/site-packages/', '', str(error)), []
+        return re.sub(r'/[^\s\'"]*/site-packages/', '', first_line), []
     except Exception as error:  # of any kind: it is a row of the table
         return f'unexpected: {type(error).__name__}: {error}', []

@@ -20,8 +20,8 @@ from .samples import batch
 # Height and width of the pictures; sides differ, so that exchanged axes are noticed. Models of many
 # queries may choose them among the pixels of all maps, and get larger pictures.
 SIZE, SIZE_FOR_QUERIES = (64, 96), (128, 160)
-MOST_QUERIES = 100
-MOST_ROIS = 32  # of a picture; more of them show nothing more
+# RoIs of a sampler, proposals or detections of a picture, and queries: more show nothing more.
+MOST = dict(num=32, max_per_img=100, num_queries=100)
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmengine', 'mmcv', 'mambaout_mm')
 
 
@@ -77,7 +77,7 @@ def try_model(cfg: Config, size: tuple[int, int] | None = None) -> Trial:
 def size_for(model: dict) -> tuple[int, int]:
     """Height and width of the pictures for a model."""
     queries = max((node.get('num_queries') or 0 for _, node in dicts_in(model)), default=0)
-    return SIZE_FOR_QUERIES if queries > MOST_QUERIES else SIZE
+    return SIZE_FOR_QUERIES if queries > MOST['num_queries'] else SIZE
 
 
 def build_for_trial(cfg: Config, size: tuple[int, int]) -> nn.Module:
@@ -97,10 +97,7 @@ def build_for_trial(cfg: Config, size: tuple[int, int]) -> nn.Module:
                 node['size'] = size
             if node.get('batch_augments'):
                 node['batch_augments'] = None
-        # RoIs of samplers, proposals and detections
-        for key, most in dict(
-            num=MOST_ROIS, max_per_img=MOST_ROIS, num_queries=MOST_QUERIES
-        ).items():
+        for key, most in MOST.items():
             if isinstance(node.get(key), int):
                 node[key] = min(node[key], most)
     logger = MMLogger.get_current_instance()
