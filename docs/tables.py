@@ -1,17 +1,19 @@
-"""Write the tables of README.md and docs/comparators.md, and the model index, from the facts.
+"""Write the tables of README.md and the guides, and the model index, from the facts.
 
     python docs/tables.py            writes them
     python docs/tables.py --check    names the files that it would change; fails if there are any
 
 The facts are the families' files (mambaout_mm/backbones/), the configs, the recorded costs
-(mambaout_mm/comparison/costs.csv) and the published figures (published.csv beside it). A table is
-what stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
+(mambaout_mm/comparison/costs.csv), the published figures (published.csv beside it) and what
+tools/try_config.py --all found (docs/other_configs/). A table is what stands between
+`<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
 import argparse
 import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +29,8 @@ from mambaout_mm.comparison.counting import recorded_costs
 from mambaout_mm.comparison.published_results import published_results
 from mambaout_mm.measure.complexity import build_model, count_macs
 from mambaout_mm.registry import FAMILIES
+from mambaout_mm.transplant.sweep import RUNS
+from mambaout_mm.transplant.text import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 # Top-1 of timm's variants at 224x224, from the results/ of timm 1.0.31.
@@ -143,6 +147,24 @@ def dense_weights() -> str:
             )
             lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
+
+
+def algorithms(package: str) -> str:
+    """Which algorithms of mmdet or mmseg run with MambaOut, and why the rest does not."""
+    rows = pd.read_csv(ROOT / 'docs' / 'other_configs' / f'{package}.csv', keep_default_na=False)
+    stock, ours = rows['resnet50'] == RUNS, rows['ours'] == RUNS
+    named = ', '.join(f'`{name}`' for name in rows.loc[ours, 'algorithm'])
+    lines = [
+        f'Of {len(rows)} algorithms of {package}, {stock.sum()} run with their ResNet-50, and '
+        f'{(stock & ours).sum()} of these with MambaOut.',
+        f'MambaOut runs in {named}.',
+        '| the rest | ResNet-50 | MambaOut |\n|---|---|---|',
+    ]
+    for row in rows[~ours].itertuples():
+        same = row.resnet50 == row.ours
+        cells = (f'`{row.config}`', row.resnet50, 'the same' if same else row.ours)
+        lines[-1] += f'\n| {" | ".join(cell.replace("|", "/") for cell in cells)} |'
+    return '\n\n'.join(lines if (~ours).any() else lines[:2])
 
 
 def metafile(task: str) -> str:
@@ -270,6 +292,9 @@ def written() -> dict[Path, str]:
             'segmentation': lambda: configs_of('segmentation'),
         },
         ROOT / 'docs' / 'comparators.md': {'costs': costs, 'dense weights': dense_weights},
+        ROOT / 'docs' / 'other_configs.md': {
+            package: partial(algorithms, package) for package in PACKAGES
+        },
     }
     texts = {ROOT / 'configs' / task / 'metafile.yml': metafile(task) for task in TASKS}
     for path, tables in files.items():

@@ -41,6 +41,7 @@ MAY_IMPORT = {
         'training',
     },
     'probe': {'backbones', 'comparison', 'errors', 'files', 'measure'},
+    'transplant': {'backbones', 'comparison', 'config_tree', 'errors', 'files', 'training'},
     'comparison': {
         'backbones', 'checkpoints', 'compat', 'config_files', 'config_tree', 'errors', 'files',
         'measure', 'ops', 'registry', 'runs', 'training', 'trust', 'version',

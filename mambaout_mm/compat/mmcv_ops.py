@@ -82,8 +82,9 @@ class _StandInLoader(Loader):
         # mmengine's current logger: the terminal before a runner exists, its log file afterwards.
         print_log(
             'mmcv has no compiled operators here: mambaout_mm provides nms, soft_nms, roi_align, '
-            'deformable convolutions and focal losses through torchvision and PyTorch; other '
-            f'mmcv operators raise NotImplementedError. {ENV_SWITCH}=off disables this.',
+            'deformable convolutions and attention, focal losses, carafe, masked convolutions and '
+            'psa_mask through torchvision and PyTorch; other mmcv operators raise '
+            f'NotImplementedError. {ENV_SWITCH}=off disables this.',
             logger='current',
         )
 

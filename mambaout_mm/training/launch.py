@@ -13,6 +13,7 @@ from mambaout_mm.errors import UserError
 
 from .lock import RANKS
 
+SYNCED = ('SyncBN', 'MMSyncBN')
 STARTERS = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun', mpi='mpirun')
 
 
@@ -37,15 +38,31 @@ def prepare_launcher(cfg: Config, launcher: str) -> None:
             f'--launcher {launcher} needs an accelerator; on CPUs use --launcher pytorch (torchrun)'
         )
     torch.distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or {}
     cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=bool(
+            cfg.get('find_unused_parameters') or wrapper.get('find_unused_parameters')
+        ),
     )
-    # torch's SyncBatchNorm across processes runs on accelerators only.
-    synced = [node for _, node in dicts_in(cfg.model) if node.get('type') == 'SyncBN']
+    if without_sync_bn(cfg.model):
+        print_log('SyncBN is BN on each process here: CPUs cannot synchronise it', logger='current')
+
+
+def without_sync_bn(part: dict) -> int:
+    """Make each SyncBN, PyTorch's or mmcv's, in a model's config a BN, in place.
+
+    They run across processes, and on accelerators only.
+
+    Returns:
+        int: How many there were.
+    """
+    synced = [node for _, node in dicts_in(part) if node.get('type') in SYNCED]
     for node in synced:
         node['type'] = 'BN'
-    if synced:
-        print_log('SyncBN is BN on each process here: CPUs cannot synchronise it', logger='current')
+    return len(synced)
 
 
 def leave_process_group() -> None:

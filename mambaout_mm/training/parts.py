@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from mambaout_mm.backbones import PyramidBackbone
 from mambaout_mm.config_tree import dicts_in
 from mambaout_mm.errors import UserError
+
+from .unused_maps import on_meta
 
 
 def check_parts(cfg: Config) -> None:
@@ -54,13 +55,7 @@ def check_parts(cfg: Config) -> None:
 
 def _channels_of_backbone(backbone: Any) -> tuple[int, ...] | None:
     """None if it is not one of ours, or says itself what is wrong with its arguments."""
-    if not isinstance(backbone, dict):
-        return None
-    with torch.device('meta'):
-        try:
-            built = MODELS.build({**backbone, 'init_cfg': None})
-        except Exception:  # of any kind; building the model for real raises it again
-            return None
+    built = on_meta(backbone)
     return built.out_channels if isinstance(built, PyramidBackbone) else None
 
 

@@ -32,6 +32,7 @@ from .options import merge_options
 from .parts import check_parts
 from .predictions import DumpDetections, DumpSegResults
 from .seeding import SeedIterationsHook, seed_by_place
+from .unused_maps import check_distributed
 from .values import check_values
 
 
@@ -85,6 +86,8 @@ def train(
         merge_options(cfg, cfg_options or {})
         check_values(cfg, 'training')
         check_parts(cfg)
+        if launcher != 'none':
+            check_distributed(cfg)
         suffix = '_demo' if demo else ''
         cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}{suffix}'
         _take_our_parts(cfg)

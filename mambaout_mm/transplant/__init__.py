@@ -1,0 +1,1 @@
+"""A backbone put into configs of mmdet and mmseg that were written for another one."""
