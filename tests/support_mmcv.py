@@ -8,6 +8,7 @@ values to compare with.
 import pytest
 import torch
 from mmcv import _ext
+from support import needs_torch
 
 from mambaout_mm.compat import mmcv_ops
 
@@ -24,7 +25,8 @@ DEVICES = [
         ],
     ),
 ]
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+HALF = pytest.param(torch.float16, marks=needs_torch('2.4', 'float16 on a CPU'))
+DTYPES = [torch.float64, torch.float32, HALF, torch.bfloat16]
 on_devices = pytest.mark.parametrize('device', DEVICES)
 in_dtypes = pytest.mark.parametrize('dtype', DTYPES, ids=lambda d: str(d).split('.')[-1])
 

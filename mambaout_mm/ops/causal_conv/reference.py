@@ -11,7 +11,7 @@ def causal_conv_silu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tenso
         x.transpose(2, 3).flatten(1, 2),  # (N, G * E, L)
         weight,
         bias,
-        padding=weight.shape[-1] - 1,
+        padding=(weight.shape[-1] - 1,),  # PyTorch 2.1 traces a size as a tensor
         groups=groups * channels,
     )
     return F.silu(z[..., :length]).unflatten(1, (groups, -1)).transpose(2, 3)

@@ -12,7 +12,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
-from support_mmcv import check, leaves, needs_stand_in, on_devices, plain_bilinear, rand, run
+from support_mmcv import HALF, check, leaves, needs_stand_in, on_devices, plain_bilinear, rand, run
 
 pytestmark = needs_stand_in
 
@@ -193,7 +193,7 @@ def test_deform_conv(device, geometry):
 
 
 @on_devices
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [torch.float32, HALF, torch.bfloat16])
 def test_deform_convs_in_low_precision(device, dtype):
     geometry = GEOMETRIES[0]
     *inputs, grad = deform_inputs(geometry, size=(4, 4))
