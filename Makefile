@@ -22,7 +22,7 @@ test-upstream: $(UPSTREAM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(UPSTREAM_VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Parameters and MACs of every backbone, counted anew at full size, against the published and the
-# recorded ones: ten minutes. NETWORKS='mambas ConvNeXt-T Swin-T' has one of each family and takes three.
+# recorded ones. NETWORKS='mambas ConvNeXt-T Swin-T' has one of each family.
 NETWORKS ?= all
 costs: $(INSTALLED)
 	$(RUN) tools/compare.py --only cost --backbones $(NETWORKS) --check --out build/costs

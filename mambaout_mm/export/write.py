@@ -41,22 +41,14 @@ def write_onnx(cfg: Config, checkpoint: str, out: Path) -> None:
     program = to_onnx(exported)
     if isinstance(exported, ExportedSegmentor):
         add_argmax(program.graph, exported.align_corners)
-    threshold = (
-        model.test_cfg.get('rcnn', {}).get('mask_thr_binary') if is_detector(model) else None
-    )
-    notes = dict(
-        task='detection' if is_detector(model) else 'segmentation',
-        mask_threshold=threshold,
-    )
+        notes = dict(task='segmentation', mask_threshold=None)
+    else:
+        threshold = model.test_cfg.get('rcnn', {}).get('mask_thr_binary')
+        notes = dict(task='detection', mask_threshold=threshold)
     program.metadata_props.add(key='mambaout_mm', value=json.dumps(notes))
     onnx.checker.check_model(program, full_check=True)
     with whole_file(out) as path:
         onnx.save(program, str(path))
-
-
-def is_detector(model: nn.Module) -> bool:
-    """Whether a model is one of mmdet's."""
-    return isinstance(model, BaseDetector)
 
 
 def exportable(model: nn.Module) -> ExportedDetector | ExportedSegmentor:
@@ -65,7 +57,8 @@ def exportable(model: nn.Module) -> ExportedDetector | ExportedSegmentor:
     Raises:
         UserError: If it has parts that the graph cannot have.
     """
-    return (ExportedDetector if is_detector(model) else ExportedSegmentor)(model).eval()
+    cls = ExportedDetector if isinstance(model, BaseDetector) else ExportedSegmentor
+    return cls(model).eval()
 
 
 def to_onnx(exported: nn.Module) -> onnx.ModelProto:

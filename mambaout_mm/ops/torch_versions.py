@@ -10,8 +10,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import torch
-from torch import Tensor, nn
-from torch.library import Library
+from torch import Tensor, library, nn
 from torch.nn.modules import module as modules
 
 __all__ = [
@@ -121,30 +120,30 @@ else:  # before 2.4
             return (wide * scale * self.weight).to(x.dtype)
 
 
-if hasattr(torch.library, 'custom_op'):
-    custom_op = torch.library.custom_op
+if hasattr(library, 'custom_op'):
+    custom_op = library.custom_op
 else:  # before 2.4
 
     def custom_op(
         name: str, function: Callable | None = None, /, *, mutates_args: tuple = ()
     ) -> Any:
-        """``torch.library.custom_op`` of functions that change none of their arguments."""
+        """PyTorch's ``custom_op`` for functions that change none of their arguments."""
         if function is None:
             return lambda function: custom_op(name, function, mutates_args=mutates_args)
         return _Operator(name, function)
 
 
 class _Operator:
-    """What ``torch.library.custom_op`` returns, as far as it is used here."""
+    """What PyTorch's ``custom_op`` returns, as far as it is used here."""
 
     def __init__(self, name: str, function: Callable) -> None:
         self.namespace, self.short_name = name.split('::')
-        self.library = Library(self.namespace, 'FRAGMENT')
-        self.library.define(self.short_name + _schema(function))
-        self.library.impl(self.short_name, function, 'CompositeExplicitAutograd')
+        self.definitions = library.Library(self.namespace, 'FRAGMENT')
+        self.definitions.define(self.short_name + _schema(function))
+        self.definitions.impl(self.short_name, function, 'CompositeExplicitAutograd')
 
     def register_fake(self, function: Callable) -> None:
-        self.library.impl(self.short_name, function, 'Meta')
+        self.definitions.impl(self.short_name, function, 'Meta')
 
     def register_autograd(self, backward: Callable, *, setup_context: Callable) -> None:
         operator = getattr(getattr(torch.ops, self.namespace), self.short_name).default
@@ -159,7 +158,7 @@ class _Operator:
             (torch.autograd.Function,),
             {key: staticmethod(member) for key, member in members.items()},
         )
-        self.library.impl(self.short_name, function.apply, 'Autograd')
+        self.definitions.impl(self.short_name, function.apply, 'Autograd')
 
 
 def _schema(function: Callable) -> str:

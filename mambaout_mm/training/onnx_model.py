@@ -23,13 +23,15 @@ class OnnxModel(BaseModel):
         task (str): 'detection' or 'segmentation': what the config is for.
 
     Raises:
-        UserError: If there is no such file, or it is of another kind.
+        UserError: If there is no such file, it is of another kind, or onnxruntime is missing.
     """
 
     def __init__(self, file: str, task: str) -> None:
-        import onnxruntime  # it is not needed to train or to test a checkpoint
-
         super().__init__()
+        try:
+            import onnxruntime  # it is not needed to train or to test a checkpoint
+        except ModuleNotFoundError as error:
+            raise UserError(f'{file} needs {error.name}: pip install onnxruntime') from error
         if not Path(file).is_file():
             raise UserError(f'there is no file {file}')
         try:

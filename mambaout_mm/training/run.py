@@ -255,10 +255,6 @@ def test(
 
 def _take_onnx(cfg: Config, file: str) -> None:
     """Put an ONNX file in the place of the config's model."""
-    try:
-        import onnxruntime  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f'{file} needs {error.name}: pip install onnxruntime') from error
     task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
     cfg.model = dict(type='OnnxModel', file=file, task=task)
     cfg.pop('data_preprocessor', None)  # which MMEngine would hand to it; the graph has its own

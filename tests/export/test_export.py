@@ -1,6 +1,7 @@
 """Whole models as ONNX files give what the models give, for images of any size."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mambaout_mm.errors import UserError
 from mambaout_mm.export.segmentor import ExportedSegmentor, PoolingByProducts
 from mambaout_mm.export.write import exportable, write_onnx
 from mambaout_mm.measure.complexity import build_model
+from mambaout_mm.training.onnx_model import OnnxModel
 
 pytest.importorskip('onnxscript', reason="PyTorch's exporter needs it")
 SIZES = [(96, 160), (133, 75)]
@@ -84,8 +86,6 @@ def sample_of(cfg, size):
 @pytest.mark.slow
 @pytest.mark.parametrize('size', SIZES)
 def test_onnxruntime_predicts_what_the_model_predicts(exported, size):
-    from mambaout_mm.training.onnx_model import OnnxModel
-
     cfg, model, file = exported
     task = 'segmentation' if cfg.default_scope == 'mmseg' else 'detection'
     batch = dict(inputs=[image_of(*size)])
@@ -160,10 +160,14 @@ def test_the_model_itself_keeps_its_pooling(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    from mambaout_mm.training.onnx_model import OnnxModel
-
     (tmp_path / 'model.onnx').write_bytes(b'nothing')
     with pytest.raises(UserError, match=r'model\.onnx is no ONNX file of tools/export\.py'):
         OnnxModel(str(tmp_path / 'model.onnx'), 'detection')
     with pytest.raises(UserError, match='there is no file'):
         OnnxModel(str(tmp_path / 'none.onnx'), 'detection')
+
+
+def test_a_missing_onnxruntime_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(UserError, match=r'model\.onnx needs onnxruntime: pip install onnxruntime'):
+        OnnxModel(str(tmp_path / 'model.onnx'), 'detection')

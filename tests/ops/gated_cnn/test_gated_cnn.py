@@ -327,7 +327,7 @@ def test_gradcheck(branch):
     assert torch.autograd.gradcheck(gated_cnn, (*inputs, 'gelu', EPS))
 
 
-opcheck = needs_torch('2.4', 'torch.library.opcheck')
+opcheck = needs_torch('2.4', 'opcheck')
 
 
 @opcheck

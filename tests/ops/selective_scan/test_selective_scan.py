@@ -216,7 +216,7 @@ def test_gradcheck(small_segments):
     assert torch.autograd.gradcheck(selective_scan, inputs)
 
 
-@needs_torch('2.4', 'torch.library.opcheck')
+@needs_torch('2.4', 'opcheck')
 def test_is_a_well_behaved_operator(implementation):
     inputs = [x.requires_grad_() for x in random_inputs(1, 2, 2, 1, 19, torch.float32)]
     inputs[0], inputs[1] = (x.detach().unflatten(1, (2, 2)).requires_grad_() for x in inputs[:2])
