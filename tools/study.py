@@ -1,6 +1,7 @@
 """Which token mixer is best on one's own data? `python tools/study.py CONFIG --mixers conv ssm`."""
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -120,7 +121,8 @@ def main(argv: list[str] | None = None) -> None:
             given = [x for x in (sys.argv[1:] if argv is None else argv) if x != '--dry-run']
             for task in tasks:
                 if not task.predictions.exists():
-                    print(shlex.join(['python', 'tools/study.py', *given, '--only', task.name]))
+                    script = os.path.relpath(__file__)
+                    print(shlex.join(['python', script, *given, '--only', task.name]))
             return
         options = ['--amp'] if args.amp else []
         failed = 0

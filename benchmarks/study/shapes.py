@@ -1,6 +1,6 @@
-# A small MambaOut and Mask R-CNN from random weights on the embedded data set at 320x320 pixels,
+# A small MambaOut and Mask R-CNN from random weights on the embedded data set at 256x256 pixels,
 # for a study on a CPU. `python -c "from pathlib import Path; from mambaout_mm.demo.shapes import
-# write_shapes; write_shapes(Path('data'), 320)"` draws it to data/shapes1_320.
+# write_shapes; write_shapes(Path('data'), 256)"` draws it to data/shapes1_256.
 _base_ = ['../../configs/detection/maskrcnn_mambaout_femto.py']
 
 iterations = 400
@@ -9,7 +9,7 @@ classes = ('circle', 'square', 'triangle')
 load = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(320, 320), keep_ratio=True),
+    dict(type='Resize', scale=(256, 256), keep_ratio=True),
 ]
 train_pipeline = [*load, dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
 test_pipeline = [
@@ -19,7 +19,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-data = dict(data_root='data/shapes1_320/', metainfo=dict(classes=classes))
+data = dict(data_root='data/shapes1_256/', metainfo=dict(classes=classes))
 proposals = dict(nms_pre=400, max_per_img=100)
 model = dict(
     backbone=dict(
@@ -62,7 +62,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='data/shapes1_320/annotations/instances_val.json')
+val_evaluator = dict(ann_file='data/shapes1_256/annotations/instances_val.json')
 test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=iterations, val_interval=100)

@@ -95,7 +95,8 @@ def config(tmp_path):
     return small_config('upernet', tmp_path)
 
 
-def test_a_dry_run_prints_a_command_for_each_task(config, tmp_path, capsys):
+def test_a_dry_run_prints_a_command_for_each_task(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the commands run from where they were printed
     out = str(tmp_path / 'o')
     tool.main([str(config), '--mixers', 'conv', 'conv+ssm', '--seeds', '2', '--dry-run',
                '--out', out, *SMALL_SIZE])  # fmt: skip
@@ -103,7 +104,10 @@ def test_a_dry_run_prints_a_command_for_each_task(config, tmp_path, capsys):
     assert [line.split(' --only ')[1] for line in lines] == [
         'conv/seed0', 'conv+ssm/seed0', 'conv/seed1', 'conv+ssm/seed1',
     ]  # fmt: skip
-    assert all(line.startswith(f'python tools/study.py {config} --mixers conv') for line in lines)
+    for line in lines:
+        python, script, rest = line.split(maxsplit=2)
+        assert python == 'python' and Path(script).samefile(tool.__file__)
+        assert rest.startswith(f'{config} --mixers conv')
 
 
 def test_mixers_differ_in_the_mixer_alone(config, tmp_path):
