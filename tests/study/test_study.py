@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
