@@ -11,6 +11,7 @@ from mambaout_mm.backbones.local_mamba import DEFAULT
 from mambaout_mm.backbones.localvim import ARCHITECTURES
 
 DTYPES = [(torch.float32, 3e-5, 1e-4), (torch.float64, 5e-6, 5e-6)]
+rounds_alike = needs_torch('2.4', 'timm resizes the table in float32; 2.1 rounds there otherwise')
 
 
 def small(golden, **numbers):
@@ -21,7 +22,10 @@ def small(golden, **numbers):
     )
 
 
-@pytest.mark.parametrize(('dtype', 'limit', 'grad_limit'), DTYPES)
+@pytest.mark.parametrize(
+    ('dtype', 'limit', 'grad_limit'),
+    [DTYPES[0], pytest.param(*DTYPES[1], marks=rounds_alike)],
+)
 def test_reproduces_the_official_dense_features(dtype, limit, grad_limit):
     """LayerNorm blocks, rotary embedding, a grid of 4x4 used at 4x6, the defect of 'v'."""
     golden = Golden('localvim_a_backbone_64x96')
