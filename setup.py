@@ -129,7 +129,7 @@ setup(
             'onedl-mmsegmentation>=1.4.2',
         ],
         # tools/compare.py and tools/benchmark.py
-        'compare': ['jinja2', 'matplotlib', 'pandas', 'plotly'],
+        'compare': ['jinja2', 'matplotlib', 'pandas', 'plotly', 'scipy'],
         'test': [
             'faster-coco-eval',
             'onnx',

@@ -11,7 +11,7 @@ from mambaout_mm.backbones.gated_blocks import MIXERS
 from mambaout_mm.errors import add_debug_argument, exit_with_a_sentence
 from mambaout_mm.files import check_folder
 from mambaout_mm.probe.candidates import mixers_in, registered
-from mambaout_mm.probe.report import CSV, PICTURE, run_all
+from mambaout_mm.probe.report import CSV, EFFECTS, PICTURE, run_all
 from mambaout_mm.probe.run import Settings
 
 DEFAULTS = Settings()
@@ -115,7 +115,10 @@ def main(argv: list[str] | None = None) -> None:
                 f'{first["network"]:20} seed {first["seed"]}  IoU at {scores}  '
                 f'({first["seconds"]:.0f} s)'
             )
-    console.print(f'{args.out / CSV} has the table, {args.out / PICTURE} the picture')
+    console.print(
+        f'{args.out / CSV} has the table, {args.out / EFFECTS} how far each network is above the '
+        f'first, {args.out / PICTURE} the picture'
+    )
 
 
 if __name__ == '__main__':

@@ -11,10 +11,12 @@ from torch import nn
 from mambaout_mm.comparison.pictures import COLOURS, add_legend, panels, save_picture
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.machine import machine
+from mambaout_mm.study.statistics import over_seeds
 
 from .run import FIELD_PERCENT, Settings, data_of, run_probe, tests_of
 
-CSV, PICTURE = 'probe.csv', 'probe.png'
+CSV, EFFECTS, PICTURE = 'probe.csv', 'effects.csv', 'probe.png'
+COLUMNS = ('network', 'reference', 'distance_px', 'seeds', 'effect', 'low', 'high')
 
 
 class Candidate(NamedTuple):
@@ -68,6 +70,7 @@ def run_all(
                     distractors=settings.distractors,
                     iterations=settings.iterations,
                     batch=settings.batch,
+                    learning_rate=settings.learning_rate,
                     test_images=settings.test_images,
                 )
                 | machine(device)
@@ -76,7 +79,35 @@ def run_all(
             rows.extend(new)
             write_csv(out / CSV, rows)
             yield new
-    save_picture(draw(pd.DataFrame(rows)), out / PICTURE)
+    table = pd.DataFrame(rows)
+    write_csv(out / EFFECTS, effects(table), COLUMNS)
+    save_picture(draw(table), out / PICTURE)
+
+
+def effects(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each network's score above that of the first, with an interval over seeds.
+
+    Seeds are paired: runs of one seed see the same images in the same order, and all are tested on
+    the same ones. The intervals say how well the seeds agree, and nothing of other test images.
+
+    Args:
+        rows (pd.DataFrame): Of :func:`run_all`.
+
+    Returns:
+        list[dict[str, Any]]: A row for each network but the first, and each distance.
+    """
+    size = rows['size'].iloc[0]
+    scores = rows.pivot(index=['distance', 'seed'], columns='network', values='iou')
+    reference, *others = dict.fromkeys(rows['network'])
+    found = []
+    for name in others:
+        for distance, of_seeds in (scores[name] - scores[reference]).groupby('distance'):
+            values = over_seeds(of_seeds.tolist())
+            settings = (name, reference, round(distance * size), len(of_seeds))
+            found.append(
+                dict(zip(COLUMNS, (*settings, *(round(v, 4) for v in values)), strict=True))
+            )
+    return found
 
 
 def draw(rows: pd.DataFrame) -> Figure:

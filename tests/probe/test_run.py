@@ -115,6 +115,15 @@ def test_the_tool_writes_a_row_for_each_distance_and_a_picture(tmp_path, capsys)
     results = sorted(tmp_path.glob('*/*/result.json'))
     assert len(results) == 6 and all(json.loads(path.read_text()) for path in results)
     assert 'identity' in capsys.readouterr().out
+    with (tmp_path / 'effects.csv').open() as file:
+        effects = list(csv.DictReader(file))
+    assert [(row['network'], row['distance_px']) for row in effects] == [
+        (network, distance) for network in ('ssm', 'Vim-Ti') for distance in ('16', '32')
+    ]
+    of = {(row['network'], row['seed'], row['distance_px']): float(row['iou']) for row in rows}
+    both = [of['ssm', seed, '16'] - of['identity', seed, '16'] for seed in '01']
+    assert float(effects[0]['effect']) == pytest.approx(sum(both) / 2, abs=1e-3)
+    assert float(effects[0]['low']) <= min(both) + 1e-3
 
 
 @pytest.mark.parametrize(
