@@ -45,14 +45,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=[3, 4],
         help='that have the mixer; the others have convolutions (default: 3 4)',
     )
-    parser.add_argument('--size', type=int, default=DEFAULTS.size, help='of images (default: 128)')
+    parser.add_argument(
+        '--size', type=int, default=DEFAULTS.size, help=f'of images (default: {DEFAULTS.size})'
+    )
     parser.add_argument(
         '--distances',
         nargs='+',
         type=float,
         default=list(DEFAULTS.distances),
         metavar='FRACTION',
-        help='lengths of the curves, as fractions of the size (default: 0.25 0.5 0.75 1)',
+        help='lengths of the curves, as fractions of the size (default: 0.25 0.4 0.55 0.75)',
     )
     for name, what in (
         ('distractors', 'curves beside the marked one'),
@@ -64,7 +66,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument(
             f'--{name}', type=int, default=default, help=f'{what} (default: {default})'
         )
-    parser.add_argument('--learning-rate', type=float, default=DEFAULTS.learning_rate)
+    parser.add_argument(
+        '--learning-rate',
+        type=float,
+        default=DEFAULTS.learning_rate,
+        help=f'highest, of AdamW (default: {DEFAULTS.learning_rate:g})',
+    )
     parser.add_argument('--seeds', type=int, default=3, help='of each network (default: 3)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/probe'))
     add_debug_argument(parser)

@@ -1,17 +1,19 @@
 """The probe's table and its picture: how well marked curves are found, against their length."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 from torch import nn
 
 from mambaout_mm.comparison.pictures import COLOURS, add_legend, panels, save_picture
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.machine import machine
-from mambaout_mm.study.statistics import over_seeds
 
 from .run import FIELD_PERCENT, Settings, data_of, run_probe, tests_of
 
@@ -108,6 +110,23 @@ def effects(rows: pd.DataFrame) -> list[dict[str, Any]]:
                 dict(zip(COLUMNS, (*settings, *(round(v, 4) for v in values)), strict=True))
             )
     return found
+
+
+def over_seeds(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of differences between runs of one seed, and its 95 % interval by Student.
+
+    Args:
+        differences (Sequence[float]): One for each seed.
+
+    Returns:
+        tuple[float, float, float]: Mean, low and high; NaN for the last two of a single seed.
+    """
+    mean, count = float(np.mean(differences)), len(differences)
+    if count < 2:
+        return mean, math.nan, math.nan
+    error = float(np.std(differences, ddof=1)) / math.sqrt(count)
+    reach = float(stats.t.isf(0.025, count - 1)) * error
+    return mean, mean - reach, mean + reach
 
 
 def draw(rows: pd.DataFrame) -> Figure:

@@ -38,13 +38,13 @@ class Settings(NamedTuple):
         learning_rate (float): Of AdamW, after its warm-up.
     """
 
-    size: int = 128
-    distances: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    size: int = 96
+    distances: tuple[float, ...] = (0.25, 0.4, 0.55, 0.75)
     distractors: int = 2
-    iterations: int = 1000
+    iterations: int = 2000
     batch: int = 16
     test_images: int = 100
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
 
 
 def class_weights(data: Curves) -> list[float]:

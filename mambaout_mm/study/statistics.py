@@ -198,23 +198,6 @@ def seeds_needed(effect: float, of_a_seed: float, from_images: float) -> int | N
     return None
 
 
-def over_seeds(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of differences between runs of one seed, and its 95 % interval by Student.
-
-    Args:
-        differences (Sequence[float]): One for each seed.
-
-    Returns:
-        tuple[float, float, float]: Mean, low and high; NaN for the last two of a single seed.
-    """
-    mean, count = float(np.mean(differences)), len(differences)
-    if count < 2:
-        return mean, math.nan, math.nan
-    error = float(np.std(differences, ddof=1)) / math.sqrt(count)
-    reach = float(stats.t.isf(LEVEL / 2, count - 1)) * error
-    return mean, mean - reach, mean + reach
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's correction (1979): p-values that hold for all of several tests together."""
     corrected = [1.0] * len(p)

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 import torch
 from support import ROOT
@@ -11,6 +12,7 @@ from support import ROOT
 from mambaout_mm import MambaOut
 from mambaout_mm.errors import UserError
 from mambaout_mm.probe import run
+from mambaout_mm.probe.report import over_seeds
 from mambaout_mm.probe.run import Settings, data_of
 
 spec = importlib.util.spec_from_file_location('probe_tool', ROOT / 'tools' / 'probe.py')
@@ -124,6 +126,13 @@ def test_the_tool_writes_a_row_for_each_distance_and_a_picture(tmp_path, capsys)
     both = [of['ssm', seed, '16'] - of['identity', seed, '16'] for seed in '01']
     assert float(effects[0]['effect']) == pytest.approx(sum(both) / 2, abs=1e-3)
     assert float(effects[0]['low']) <= min(both) + 1e-3
+
+
+def test_an_interval_over_seeds():
+    mean, low, high = over_seeds([1.0, 2.0, 3.0])
+    reach = 4.3027 / 3**0.5  # Student's with two degrees of freedom
+    assert (mean, low, high) == pytest.approx((2, 2 - reach, 2 + reach), abs=1e-4)
+    assert np.isnan(over_seeds([1.0])[1:]).all()
 
 
 @pytest.mark.parametrize(

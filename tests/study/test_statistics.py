@@ -5,7 +5,7 @@ import pytest
 
 from mambaout_mm.errors import UserError
 from mambaout_mm.runs.bootstrap import Scorer
-from mambaout_mm.study.statistics import effects, holm, over_seeds, seeds_needed
+from mambaout_mm.study.statistics import effects, holm, seeds_needed
 
 IMAGES = 200
 
@@ -121,13 +121,6 @@ def test_how_many_seeds_would_settle_it():
     assert seeds_needed(1.0, of_a_seed=0.1, from_images=0.6) is None
     assert seeds_needed(0.01, of_a_seed=2.0, from_images=0.0) is None
     assert seeds_needed(5.0, of_a_seed=0.1, from_images=0.1) == 2
-
-
-def test_an_interval_over_seeds():
-    mean, low, high = over_seeds([1.0, 2.0, 3.0])
-    reach = 4.3027 / 3**0.5  # Student's with two degrees of freedom
-    assert (mean, low, high) == pytest.approx((2, 2 - reach, 2 + reach), abs=1e-4)
-    assert np.isnan(over_seeds([1.0])[1:]).all()
 
 
 def test_the_correction_reaches_the_sentences():
