@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from support import ROOT
 
@@ -119,7 +120,8 @@ def run_tool(monkeypatch, capfd):
         out, err = capfd.readouterr()
         return code or 0, out, err
 
-    return run
+    yield run
+    DefaultScope._instance_dict.clear()  # registries would go on to look where the tool did
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 _base_ = ['../../configs/segmentation/upernet_mambaout_femto.py']
 
 crop_size = (240, 320)
-iterations = 800
+iterations = 1600
 warmup = 40
 classes = (
     'sky',
@@ -60,12 +60,12 @@ val_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline, **data)
 )
 test_dataloader = val_dataloader
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))
-train_cfg = dict(max_iters=iterations, val_interval=200)
+optim_wrapper = dict(optimizer=dict(lr=4e-3), clip_grad=dict(max_norm=1.0))
+train_cfg = dict(max_iters=iterations, val_interval=400)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=warmup),
     dict(type='PolyLR', eta_min=0.0, power=1.0, begin=warmup, end=iterations, by_epoch=False),
 ]
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=400, max_keep_ckpts=1, save_best=None)
+    logger=dict(interval=50), checkpoint=dict(interval=800, max_keep_ckpts=1, save_best=None)
 )

@@ -148,14 +148,16 @@ def draw(rows: pd.DataFrame) -> Figure:
     score.axhline(every, color='grey', linestyle=':')
     score.annotate(
         'every curve taken for the marked one',
-        (rows['distance_px'].min(), every),
+        (rows['distance_px'].max(), every),
         xytext=(0, 3),
         textcoords='offset points',
         fontsize='x-small',
         color='grey',
+        ha='right',
     )
     seeds = rows['seed'].nunique()
     score.set(
+        xticks=sorted(rows['distance_px'].unique()),
         xlabel='length of the curves, pixels',
         ylabel='IoU of the marked curve',
         ylim=(0, 1),

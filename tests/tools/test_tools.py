@@ -23,7 +23,7 @@ from support import ROOT, two_iterations
 from mambaout_mm import MambaOut
 from mambaout_mm.demo import apply_demo
 from mambaout_mm.ops import native
-from mambaout_mm.ops.torch_versions import OutOfMemoryError
+from mambaout_mm.ops.torch_versions import FUSED_ON_CPU, OutOfMemoryError
 from mambaout_mm.training.prediction_files import read_predictions
 
 FEMTO = ROOT / 'configs' / 'detection' / 'maskrcnn_mambaout_femto.py'
@@ -442,6 +442,8 @@ def test_mmdets_and_mmsegs_own_train_py_take_our_configs(config, package, worksp
     cfg.merge_from_dict(
         {k: int(v) for k, v in (option.split('=') for option in two_iterations(config))}
     )
+    # `tools/train.py` does it itself; elsewhere it is an option to set: docs/environments.md
+    cfg.optim_wrapper.optimizer.fused = FUSED_ON_CPU
     cfg.dump('config.py')
     tool = Path(package.__file__).parent / '.mim' / 'tools' / 'train.py'
     done = subprocess.run(
