@@ -3,10 +3,11 @@
 import subprocess
 
 import pytest
-from support import ROOT
+from support import ROOT, needs_torch
 from support_models import small_config
 
 
+@needs_torch('2.4', "AdamW's fused step on a CPU")
 @pytest.mark.parametrize(
     ('task', 'model'), [('detection', 'maskrcnn'), ('segmentation', 'upernet')]
 )
