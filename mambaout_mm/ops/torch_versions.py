@@ -10,7 +10,8 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import torch
-from torch import Tensor, library, nn
+from torch import Tensor, nn
+from torch import library as dispatcher
 from torch.nn.modules import module as modules
 
 __all__ = [
@@ -120,8 +121,8 @@ else:  # before 2.4
             return (wide * scale * self.weight).to(x.dtype)
 
 
-if hasattr(library, 'custom_op'):
-    custom_op = library.custom_op
+if hasattr(dispatcher, 'custom_op'):
+    custom_op = dispatcher.custom_op
 else:  # before 2.4
 
     def custom_op(
@@ -138,7 +139,7 @@ class _Operator:
 
     def __init__(self, name: str, function: Callable) -> None:
         self.namespace, self.short_name = name.split('::')
-        self.definitions = library.Library(self.namespace, 'FRAGMENT')
+        self.definitions = vars(dispatcher)['Library'](self.namespace, 'FRAGMENT')
         self.definitions.define(self.short_name + _schema(function))
         self.definitions.impl(self.short_name, function, 'CompositeExplicitAutograd')
 
