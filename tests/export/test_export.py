@@ -1,6 +1,8 @@
 """Whole models as ONNX files give what the models give, for images of any size."""
 
+import csv
 import re
+import runpy
 import sys
 
 import pytest
@@ -126,6 +128,22 @@ def test_the_tool_scores_the_file_as_it_scores_the_checkpoint(
         assert code == 0, err[-2000:]
         scores.append(re.findall(r'(?:mIoU|bbox_mAP|segm_mAP): +([-\d.]+)', out + err))
     assert scores[0] and scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_times_both(exported, published_data, tmp_path, monkeypatch):
+    cfg, _, file = exported
+    monkeypatch.chdir(published_data)
+    cfg.dump(tmp_path / 'config.py')
+    main = runpy.run_path(str(ROOT / 'benchmarks' / 'exported.py'))['main']
+    paths = [tmp_path / 'config.py', file.with_name('weights.pth'), file]
+    main([*map(str, paths), '--images', '2', '--rounds', '2', '--out', str(tmp_path)])
+    with open(tmp_path / 'exported.csv') as table:
+        rows = list(csv.DictReader(table))
+    assert [row['by'] for row in rows] == ['PyTorch', 'onnxruntime']
+    assert all(row['images'] == '2' and float(row['median_s']) > 0 for row in rows)
+    detector = cfg.default_scope == 'mmdet'
+    assert all((int(row['objects']) > 0) if detector else row['objects'] == '' for row in rows)
 
 
 @pytest.mark.parametrize('size', [1, (2, 3), 6])
