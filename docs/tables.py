@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 import warnings
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -96,10 +96,9 @@ def configs_of(task: str) -> str:
     for path in _sorted_configs(task):
         if path.stem.endswith(('_3x', '_published', '_scratch')):
             continue
-        cfg = Config.fromfile(path)
-        network = _network(cfg)
+        network = _network_of(path)
         with torch.device('meta'):
-            counted = sum(p.numel() for p in build_model(cfg).parameters())
+            counted = sum(p.numel() for p in build_model(Config.fromfile(path)).parameters())
         if path.stem.startswith(('maskrcnn', 'upernet')):
             params, macs = _cost_cells(network, model, counted)
             accuracy = _accuracy_cell(network, model, accuracies)
@@ -171,7 +170,7 @@ def metafile(task: str) -> str:
     """The model index of a task, for OpenMIM."""
     _, data, head, _ = TASKS[task]
     paths = _sorted_configs(task)
-    papers = {path: _paper(_network(Config.fromfile(path))) for path in paths}
+    papers = {path: _paper(_network_of(path)) for path in paths}
     collections = [
         {
             'Name': f'{name} {task}',
@@ -204,16 +203,17 @@ def _sorted_configs(task: str) -> list[Path]:
     papers = [_paper(network) for network in ENTRIES]
 
     def key(path: Path) -> tuple:
-        network = _network(Config.fromfile(path))
+        network = _network_of(path)
         standard = path.stem.startswith(('maskrcnn', 'upernet'))
         return papers.index(_paper(network)), not standard, order[network.name], path.stem
 
     return sorted((ROOT / 'configs' / task).glob('*.py'), key=key)
 
 
-def _network(cfg: Config) -> Network:
+@cache
+def _network_of(path: Path) -> Network:
     """The network of the comparison that a config has as its backbone."""
-    backbone = cfg.model.backbone
+    backbone = Config.fromfile(path).model.backbone
     matching = [
         network
         for network in ENTRIES
