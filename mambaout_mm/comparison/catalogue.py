@@ -116,7 +116,8 @@ def _arguments(name: str, text: str) -> dict[str, Any]:
             raise ValueError('write NAME=VALUE, NAME=VALUE')
         arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
-        reason = str(error) or 'they are nested too deeply'  # as Python's parser refuses depth
+        deep = isinstance(error, MemoryError | RecursionError)  # in words or none, by Python
+        reason = 'they are nested too deeply' if deep else error
         raise UserError(
             f'the arguments of {_start_of(name)!r} are no Python literals: {reason}'
         ) from error
