@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mambaout_mm.checkpoints import checkpoints_are_data
@@ -99,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     with checkpoints_are_data():
         model.load_state_dict(check_fits(model, args.checkpoint))
     task = 'segmentation' if cfg.default_scope == 'mmseg' else 'detection'
-    batches = list(Runner.build_dataloader(loader))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        batches = list(Runner.build_dataloader(loader))
     rows = benchmark(model.eval(), OnnxModel(args.onnx, task), batches, args.rounds)
     rows = [dict(config=Path(args.config).stem) | row | machine('cpu') for row in rows]
     for row in rows:

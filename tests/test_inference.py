@@ -52,7 +52,7 @@ def spoilt(content, path='spoilt.pth', **meta):
 
 
 def test_the_config_inside_is_data_unless_trusted(content, pictures):
-    text = content['meta']['cfg'] + '\nimport pathlib\npathlib.Path("ran").touch()\n'
+    text = content['meta']['cfg'] + '\n__import__("pathlib").Path("ran").touch()\n'
     file = spoilt(content, cfg=text)
     with pytest.raises(UserError, match=r"the config inside 'spoilt.pth', line .*say --trust"):
         infer(['in'], file)

@@ -1,8 +1,8 @@
 """`python -m mambaout_mm`."""
 
-import importlib.metadata
 import sys
 
+import mmengine
 import pytest
 import torch
 
@@ -22,7 +22,7 @@ def test_versions_and_kernels(monkeypatch, capsys):
     for expected in (
         mambaout_mm.__version__,
         torch.__version__,
-        importlib.metadata.version('onedl-mmengine'),
+        mmengine.__version__,
         f'C kernels:      {native.description()}\n',
         f'Triton kernels: {triton_use.description()}\n',
     ):

@@ -9,11 +9,11 @@ import torch
 from mmdet.models import BaseDetector
 from mmengine.config import Config
 from torch import nn
-from torch.export import Dim
 
 from mambaout_mm.errors import UserError
 from mambaout_mm.files import whole_file
 from mambaout_mm.measure.complexity import build_model
+from mambaout_mm.ops.torch_versions import EXPORTS_PLAIN_OPERATORS
 from mambaout_mm.training.checks import check_fits
 
 from .detector import ExportedDetector
@@ -32,9 +32,11 @@ def write_onnx(cfg: Config, checkpoint: str, out: Path) -> None:
         out (Path): The file.
 
     Raises:
-        UserError: If the model has parts that the graph cannot have.
+        UserError: If the model has parts that the graph cannot have, or PyTorch is too old.
         CheckpointError: If the weights do not fit.
     """
+    if not EXPORTS_PLAIN_OPERATORS:
+        raise UserError(f'an ONNX file takes PyTorch 2.7 or newer; this is {torch.__version__}')
     model = build_model(cfg)
     model.load_state_dict(check_fits(model, checkpoint))
     exported = exportable(model)
@@ -69,8 +71,8 @@ def to_onnx(exported: nn.Module) -> onnx.ModelProto:
     """
     image = torch.randint(256, (1, 3, *EXAMPLE), dtype=torch.uint8)
     sides = {
-        2: Dim('height', min=SMALLEST, max=1 << 14),
-        3: Dim('width', min=SMALLEST, max=1 << 14),
+        2: torch.export.Dim('height', min=SMALLEST, max=1 << 14),
+        3: torch.export.Dim('width', min=SMALLEST, max=1 << 14),
     }
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # of operators that ONNX writes in another way

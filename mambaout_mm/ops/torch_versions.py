@@ -15,6 +15,7 @@ from torch import library as dispatcher
 from torch.nn.modules import module as modules
 
 __all__ = [
+    'EXPORTS_PLAIN_OPERATORS',
     'FUSED_ON_CPU',
     'GELU',
     'OutOfMemoryError',
@@ -36,6 +37,7 @@ FUSED_ON_CPU = torch.__version__ >= '2.4'
 
 # 2.7: before, an export cannot be told from torch.compile, and its graph has this package's
 # operators in place of plain ones.
+EXPORTS_PLAIN_OPERATORS = torch.__version__ >= '2.7'
 is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 

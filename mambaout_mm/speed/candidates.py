@@ -179,10 +179,13 @@ def autocast(case: Case, device: str) -> torch.autocast:
 
 def optimizer_step(model: nn.Module, cfg: Config | None = None) -> Callable[[], object]:
     """AdamW's step with a learning rate of zero, which is as much work and leaves the weights."""
-    if cfg is not None:
-        cfg.optim_wrapper.optimizer.lr = 0.0
-        return build_optim_wrapper(model, cfg.optim_wrapper).step
     fused = FUSED_ON_CPU or next(model.parameters()).is_cuda
+    if cfg is not None:
+        optimizer = cfg.optim_wrapper.optimizer
+        optimizer.lr = 0.0
+        if optimizer.get('fused'):
+            optimizer.fused = fused
+        return build_optim_wrapper(model, cfg.optim_wrapper).step
     return torch.optim.AdamW(model.parameters(), lr=0.0, fused=fused).step
 
 

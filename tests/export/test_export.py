@@ -9,17 +9,19 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from support import ROOT
+from support import ROOT, needs_torch
 from support_models import small_config
 from torch import nn
 
 from mambaout_mm.errors import UserError
+from mambaout_mm.export import write
 from mambaout_mm.export.segmentor import ExportedSegmentor, PoolingByProducts
 from mambaout_mm.export.write import exportable, write_onnx
 from mambaout_mm.measure.complexity import build_model
 from mambaout_mm.training.onnx_model import OnnxModel
 
 pytest.importorskip('onnxscript', reason="PyTorch's exporter needs it")
+pytestmark = needs_torch('2.7', 'before, an exported graph has operators of this package')
 SIZES = [(96, 160), (133, 75)]
 ARCH = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
 WIDTHS = {
@@ -175,6 +177,12 @@ def test_the_model_itself_keeps_its_pooling(tmp_path):
     model = build_model(config_of('upernet', tmp_path))
     ExportedSegmentor(model)
     assert any(isinstance(module, nn.AdaptiveAvgPool2d) for module in model.modules())
+
+
+def test_an_old_pytorch_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, 'EXPORTS_PLAIN_OPERATORS', False)
+    with pytest.raises(UserError, match=r'takes PyTorch 2\.7 or newer; this is'):
+        write_onnx(config_of('upernet', tmp_path), 'weights.pth', tmp_path / 'model.onnx')
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

@@ -160,7 +160,8 @@ def test_a_config_of_a_run_is_data(make_run, tmp_path):
     folder = make_run('a')
     config = folder / '20261121_150000' / 'vis_data' / 'config.py'
     trace = tmp_path / 'trace'
-    config.write_text(f'{config.read_text()}\nimport pathlib\npathlib.Path({str(trace)!r}).touch()')
+    code = f'__import__("pathlib").Path({str(trace)!r}).touch()'
+    config.write_text(f'{config.read_text()}\n{code}')
     with pytest.raises(UserError, match=r'config.py, line .*more than data.* say --trust'):
         read_run(folder)
     assert not trace.exists()

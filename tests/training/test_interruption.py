@@ -27,7 +27,13 @@ def start(folder, iterations):
     ]
     command += [f'train_cfg.max_iters={iterations}', 'default_hooks.checkpoint.interval=1']
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder.parent,
+        # A test run in the background of a shell has SIGINT ignored, and passes that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -52,7 +58,7 @@ def test_a_training_that_is_stopped_says_so_and_goes_on(workspace):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(training.pid, number)
-        _, err = training.communicate(timeout=300)
+        _, err = training.communicate(timeout=120)
         assert training.returncode == code, err
         assert 'Traceback' not in err
         if code > 0:
@@ -71,12 +77,12 @@ def test_a_training_that_is_stopped_says_so_and_goes_on(workspace):
         assert not before or f'iter: {before}' in log  # "resumed epoch: 0, iter: 3"
     last = newest(folder)
     training = start(folder, last + 1)
-    out, err = training.communicate(timeout=300)
+    out, err = training.communicate(timeout=120)
     assert training.returncode == 0, err
     assert f'iteration {last + 1} of {last + 1}' in out
     assert not list(folder.glob('.*.pth'))
     training = start(folder, last + 1)
-    out, err = training.communicate(timeout=300)
+    out, err = training.communicate(timeout=120)
     assert training.returncode == 0, err
     assert 'is the end of this training' in ' '.join(out.split())
 
@@ -87,7 +93,7 @@ def test_a_training_that_is_stopped_at_once_says_that_it_starts_anew(workspace):
     while not (workspace / 'run' / 'output.log').exists():
         time.sleep(0.05)
     training.send_signal(signal.SIGTERM)
-    _, err = training.communicate(timeout=300)
+    _, err = training.communicate(timeout=120)
     assert training.returncode == 143
     assert err.splitlines()[-1].endswith('the same command starts anew')
 

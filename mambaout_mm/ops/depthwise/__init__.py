@@ -55,10 +55,10 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 def _runs_in_c(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether the C kernels run. No other place decides this."""
     return (
-        x.device.type == 'cpu'
+        not is_compiling()  # first: Dynamo of PyTorch 2.1 cannot look a dtype up
+        and x.device.type == 'cpu'
         and dtype in libraries.DTYPES
         and x.numel() > 0
-        and not is_compiling()
         and not exporting()
         and not by_definition()
         and libraries.kernels() is not None
