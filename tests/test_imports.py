@@ -31,7 +31,7 @@ MAY_IMPORT = {
         'backbones', 'checkpoints', 'config_tree', 'data', 'demo', 'errors', 'files',
         'literal_config', 'ops', 'trust',
     },
-    'export': {'errors', 'files', 'measure', 'training'},
+    'export': {'errors', 'files', 'measure', 'ops', 'training'},
     'demo': {'config_tree', 'errors', 'files'},
     'inference': {'checkpoints', 'errors', 'files', 'literal_config', 'training', 'trust'},
     'speed': {'backbones', 'config_files', 'errors', 'files', 'measure', 'ops'},
