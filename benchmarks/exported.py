@@ -27,6 +27,7 @@ from mambaout_mm.measure.machine import machine
 from mambaout_mm.measure.timing import spread_of, take_turns
 from mambaout_mm.training.checks import check_fits, load_config
 from mambaout_mm.training.onnx_model import OnnxModel
+from mambaout_mm.training.options import merge_options
 
 ROOT = Path(__file__).parents[1]
 CSV_NAME = 'exported.csv'
@@ -37,7 +38,12 @@ def same_findings(ours: Any, theirs: Any) -> bool:
     if 'pred_sem_seg' in ours:
         return (ours.pred_sem_seg.data == theirs.pred_sem_seg.data).float().mean() > 0.999
     ours, theirs = ours.pred_instances, theirs.pred_instances
-    return len(ours) == len(theirs) and torch.allclose(ours.scores, theirs.scores, atol=1e-3)
+    return (
+        len(ours) == len(theirs)
+        and torch.equal(ours.labels, theirs.labels)
+        and torch.allclose(ours.scores, theirs.scores, atol=1e-3)
+        and torch.allclose(ours.bboxes, theirs.bboxes, rtol=0, atol=0.1)  # pixels
+    )
 
 
 def benchmark(model: Any, onnx_model: OnnxModel, batches: list[dict], rounds: int) -> list[dict]:
@@ -93,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error('--rounds must be at least 2, --images at least 1')
     MMLogger.get_current_instance().setLevel('WARNING')  # a line for each initialised parameter
     cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     loader = dict(cfg.test_dataloader, batch_size=1, num_workers=0, persistent_workers=False)
     loader['dataset'] = dict(loader['dataset'], indices=args.images)
     model = build_model(cfg)

@@ -58,7 +58,7 @@ def test_a_training_that_is_stopped_says_so_and_goes_on(workspace):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(training.pid, number)
-        _, err = training.communicate(timeout=120)
+        _, err = training.communicate(timeout=60)
         assert training.returncode == code, err
         assert 'Traceback' not in err
         if code > 0:
@@ -93,7 +93,7 @@ def test_a_training_that_is_stopped_at_once_says_that_it_starts_anew(workspace):
     while not (workspace / 'run' / 'output.log').exists():
         time.sleep(0.05)
     training.send_signal(signal.SIGTERM)
-    _, err = training.communicate(timeout=120)
+    _, err = training.communicate(timeout=60)
     assert training.returncode == 143
     assert err.splitlines()[-1].endswith('the same command starts anew')
 

@@ -68,7 +68,7 @@ def test_of_a_distributed_run_the_first_process_holds_it(tmp_path, monkeypatch):
     [
         ('file', "the work dir .*file' is a file"),
         ('file/run', 'cannot be used: .*Not a directory'),
-        ('a\0b', 'cannot be used: .*embedded null'),
+        ('a\0b', r'cannot be used: (embedded null byte|mkdir: embedded null character in path)$'),
         ('a\udc80b', 'cannot be used: .*surrogates not allowed'),
     ],
 )

@@ -1,4 +1,4 @@
-"""The C kernels under the compiler's warnings and sanitizers.
+"""The C kernels under the compiler's warnings and sanitizers, for each instruction set here.
 
 A kernel has a program `check_NAME.c` in this folder (see driver.h).
 """
@@ -18,13 +18,8 @@ SANITIZERS = {
     'address': ['-O1', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'],
     'threads': ['-fsanitize=thread'],
 }
-# The widest vectors here and the narrowest. Work is divided among threads alike with all of them.
-RUNS = [
-    ('address', native.usable_instruction_sets()[0]),
-    ('address', 'DEFAULT'),
-    ('threads', 'DEFAULT'),
-]
-RUNS = list(dict.fromkeys(RUNS))
+# Work is divided among threads alike with all instruction sets.
+RUNS = [('address', name) for name in native.usable_instruction_sets()] + [('threads', 'DEFAULT')]
 BEYOND = """
 #include "driver.h"
 static void run(const long *arguments, long shift, long threads, struct array *results) {
