@@ -21,6 +21,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mambaout_mm.checkpoints import checkpoints_are_data
+from mambaout_mm.errors import exit_with_a_sentence
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.complexity import build_model
 from mambaout_mm.measure.machine import machine
@@ -116,4 +117,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with exit_with_a_sentence():
+        main()
