@@ -40,7 +40,7 @@ MAY_IMPORT = {
         'backbones', 'comparison', 'config_tree', 'demo', 'errors', 'files', 'measure', 'runs',
         'training',
     },
-    'probe': {'backbones', 'comparison', 'errors', 'files', 'measure'},
+    'probe': {'backbones', 'comparison', 'errors', 'files', 'measure', 'study'},
     'transplant': {'backbones', 'comparison', 'config_tree', 'errors', 'files', 'training'},
     'comparison': {
         'backbones', 'checkpoints', 'compat', 'config_files', 'config_tree', 'errors', 'files',

@@ -14,11 +14,22 @@ from torch import nn
 from mambaout_mm.comparison.pictures import COLOURS, add_legend, panels, save_picture
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.machine import machine
+from mambaout_mm.study.statistics import holm
 
 from .run import FIELD_PERCENT, Settings, data_of, run_probe, tests_of
 
 CSV, EFFECTS, PICTURE = 'probe.csv', 'effects.csv', 'probe.png'
-COLUMNS = ('network', 'reference', 'distance_px', 'seeds', 'effect', 'low', 'high')
+COLUMNS = (
+    'network',
+    'reference',
+    'distance_px',
+    'seeds',
+    'effect',
+    'low',
+    'high',
+    'p',
+    'p_holm',
+)
 
 
 class Candidate(NamedTuple):
@@ -91,6 +102,7 @@ def effects(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
     Seeds are paired: runs of one seed see the same images in the same order, and all are tested on
     the same ones. The intervals say how well the seeds agree, and nothing of other test images.
+    ``p_holm`` is p after Holm's correction for all rows, the intervals are not corrected.
 
     Args:
         rows (pd.DataFrame): Of :func:`run_all`.
@@ -104,29 +116,34 @@ def effects(rows: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for name in others:
         for distance, of_seeds in (scores[name] - scores[reference]).groupby('distance'):
-            values = over_seeds(of_seeds.tolist())
+            *interval, p = over_seeds(of_seeds.tolist())
             settings = (name, reference, round(distance * size), len(of_seeds))
-            found.append(
-                dict(zip(COLUMNS, (*settings, *(round(v, 4) for v in values)), strict=True))
-            )
-    return found
+            found.append((*settings, *(round(value, 4) for value in interval), p))
+    seeds = rows['seed'].nunique()
+    corrected = holm([row[-1] for row in found]) if seeds > 1 else [math.nan] * len(found)
+    return [
+        dict(zip(COLUMNS, (*row, p_holm), strict=True))
+        for row, p_holm in zip(found, corrected, strict=True)
+    ]
 
 
-def over_seeds(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of differences between runs of one seed, and its 95 % interval by Student.
+def over_seeds(differences: Sequence[float]) -> tuple[float, float, float, float]:
+    """Mean of differences between runs of one seed, with Student's interval and p.
 
     Args:
         differences (Sequence[float]): One for each seed.
 
     Returns:
-        tuple[float, float, float]: Mean, low and high; NaN for the last two of a single seed.
+        tuple[float, float, float, float]: Mean, low and high of its 95 % interval, and the
+        two-sided p; NaN for the last three of a single seed.
     """
     mean, count = float(np.mean(differences)), len(differences)
     if count < 2:
-        return mean, math.nan, math.nan
+        return mean, math.nan, math.nan, math.nan
     error = float(np.std(differences, ddof=1)) / math.sqrt(count)
     reach = float(stats.t.isf(0.025, count - 1)) * error
-    return mean, mean - reach, mean + reach
+    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error > 0 else float(mean == 0)
+    return mean, mean - reach, mean + reach, p
 
 
 def draw(rows: pd.DataFrame) -> Figure:

@@ -5,14 +5,16 @@ import importlib.util
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from support import ROOT
 
 from mambaout_mm import MambaOut
 from mambaout_mm.errors import UserError
 from mambaout_mm.probe import run
-from mambaout_mm.probe.report import over_seeds
+from mambaout_mm.probe.report import effects, over_seeds
 from mambaout_mm.probe.run import Settings, data_of
 
 spec = importlib.util.spec_from_file_location('probe_tool', ROOT / 'tools' / 'probe.py')
@@ -118,21 +120,41 @@ def test_the_tool_writes_a_row_for_each_distance_and_a_picture(tmp_path, capsys)
     assert len(results) == 6 and all(json.loads(path.read_text()) for path in results)
     assert 'identity' in capsys.readouterr().out
     with (tmp_path / 'effects.csv').open() as file:
-        effects = list(csv.DictReader(file))
-    assert [(row['network'], row['distance_px']) for row in effects] == [
+        written = list(csv.DictReader(file))
+    assert [(row['network'], row['distance_px']) for row in written] == [
         (network, distance) for network in ('ssm', 'Vim-Ti') for distance in ('16', '32')
     ]
     of = {(row['network'], row['seed'], row['distance_px']): float(row['iou']) for row in rows}
     both = [of['ssm', seed, '16'] - of['identity', seed, '16'] for seed in '01']
-    assert float(effects[0]['effect']) == pytest.approx(sum(both) / 2, abs=1e-3)
-    assert float(effects[0]['low']) <= min(both) + 1e-3
+    assert float(written[0]['effect']) == pytest.approx(sum(both) / 2, abs=1e-3)
+    assert float(written[0]['low']) <= min(both) + 1e-3
 
 
 def test_an_interval_over_seeds():
-    mean, low, high = over_seeds([1.0, 2.0, 3.0])
+    mean, low, high, p = over_seeds([1.0, 2.0, 3.0])
     reach = 4.3027 / 3**0.5  # Student's with two degrees of freedom
     assert (mean, low, high) == pytest.approx((2, 2 - reach, 2 + reach), abs=1e-4)
+    assert p == pytest.approx(stats.ttest_1samp([1.0, 2.0, 3.0], 0).pvalue)
+    assert over_seeds([0.0, 0.0])[3] == 1 and over_seeds([0.5, 0.5])[3] == 0
     assert np.isnan(over_seeds([1.0])[1:]).all()
+
+
+def test_effects_are_corrected_for_all_networks_and_distances():
+    scores = {'conv': (0.5, 0.5, 0.5), 'ssm': (0.61, 0.6, 0.62), 'identity': (0.5, 0.3, 0.45)}
+    rows = pd.DataFrame(
+        dict(network=network, seed=seed, distance=distance, iou=iou + distance / 10 * seed, size=64)
+        for network, seeds in scores.items()
+        for seed, iou in enumerate(seeds)
+        for distance in (0.25, 0.5)
+    )
+    found = effects(rows)
+    assert [row['network'] for row in found] == ['ssm', 'ssm', 'identity', 'identity']
+    smallest = stats.ttest_1samp((0.11, 0.1, 0.12), 0).pvalue
+    assert found[0]['p'] == pytest.approx(smallest)
+    assert found[0]['p_holm'] == pytest.approx(4 * smallest)
+    assert found[2]['p_holm'] == pytest.approx(2 * found[2]['p'])
+    alone = effects(rows[rows['seed'] == 0])
+    assert all(np.isnan(row['p']) and np.isnan(row['p_holm']) for row in alone)
 
 
 @pytest.mark.parametrize(
