@@ -181,11 +181,8 @@ def shown_of(study: Study) -> list[Shown]:
         return []
     metric = next(iter(study.scorers))
     by_name = study.scorers[metric]
-    others = [name for name in study.names if name != study.reference and name in by_name]
     shown, room = [], MOST_BYTES
-    for name in others:
-        if study.reference not in by_name:
-            break
+    for name in [effect.candidate for effect in study.effects if effect.metric == metric]:
         classes, sizes = where_it_sits(study, name, metric)
         chosen = largest_differences(by_name[name], by_name[study.reference], EXAMPLES)
         seed = min(by_name[name].keys() & by_name[study.reference].keys())

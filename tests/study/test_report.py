@@ -107,6 +107,26 @@ def test_a_study_without_a_result_says_so(tmp_path):
     assert 'None yet: a and at least one other candidate' in (tmp_path / 'report.html').read_text()
 
 
+def test_candidates_without_a_common_seed_have_no_effect_and_no_pictures(tmp_path):
+    tasks = tasks_of([Candidate(name, tmp_path / 'c.py', '') for name in 'ab'], 2, tmp_path)
+    for task in tasks:
+        if task.name in ('a/seed0', 'b/seed1'):
+            segmentor(task.folder, (0.1, 0.1, 0.1))
+    assert write_study(read_study(tasks), 'A study', tmp_path) == []
+    page = (tmp_path / 'report.html').read_text()
+    assert 'must be done with the same seed' in page and '<figcaption>' not in page
+
+
+def test_of_one_seed_nobody_knows_how_far_seeds_scatter(tmp_path):
+    tasks = tasks_of([Candidate(name, tmp_path / 'c.py', '') for name in 'ab'], 1, tmp_path)
+    for task, share in zip(tasks, (0.1, 0.3), strict=True):
+        segmentor(task.folder, (share, share, share))
+    write_study(read_study(tasks), 'A study', tmp_path)
+    page = (tmp_path / 'report.html').read_text()
+    assert page.count('<td>unknown</td>') == 2
+    assert '>nan<' not in page and '>more images<' not in page
+
+
 def detector(folder, truth, found):
     """A run's log and predictions; ``found`` has the boxes of each image."""
     options = dict(
