@@ -8,28 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 from torch import nn
 
 from mambaout_mm.comparison.pictures import COLOURS, add_legend, panels, save_picture
 from mambaout_mm.files import write_csv
 from mambaout_mm.measure.machine import machine
-from mambaout_mm.study.statistics import holm
+from mambaout_mm.study.statistics import holm, student
 
 from .run import FIELD_PERCENT, Settings, data_of, run_probe, tests_of
 
 CSV, EFFECTS, PICTURE = 'probe.csv', 'effects.csv', 'probe.png'
-COLUMNS = (
-    'network',
-    'reference',
-    'distance_px',
-    'seeds',
-    'effect',
-    'low',
-    'high',
-    'p',
-    'p_holm',
-)
+COLUMNS = ('network', 'reference', 'distance_px', 'seeds', 'effect', 'low', 'high', 'p', 'p_holm')
 
 
 class Candidate(NamedTuple):
@@ -102,7 +91,7 @@ def effects(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
     Seeds are paired: runs of one seed see the same images in the same order, and all are tested on
     the same ones. The intervals say how well the seeds agree, and nothing of other test images.
-    ``p_holm`` is p after Holm's correction for all rows, the intervals are not corrected.
+    ``p_holm`` is p after Holm's correction for all rows; the intervals are not corrected.
 
     Args:
         rows (pd.DataFrame): Of :func:`run_all`.
@@ -116,15 +105,22 @@ def effects(rows: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for name in others:
         for distance, of_seeds in (scores[name] - scores[reference]).groupby('distance'):
-            *interval, p = over_seeds(of_seeds.tolist())
-            settings = (name, reference, round(distance * size), len(of_seeds))
-            found.append((*settings, *(round(value, 4) for value in interval), p))
-    seeds = rows['seed'].nunique()
-    corrected = holm([row[-1] for row in found]) if seeds > 1 else [math.nan] * len(found)
-    return [
-        dict(zip(COLUMNS, (*row, p_holm), strict=True))
-        for row, p_holm in zip(found, corrected, strict=True)
-    ]
+            mean, low, high, p = over_seeds(of_seeds.tolist())
+            found.append(
+                dict(
+                    network=name,
+                    reference=reference,
+                    distance_px=round(distance * size),
+                    seeds=len(of_seeds),
+                    effect=round(mean, 4),
+                    low=round(low, 4),
+                    high=round(high, 4),
+                    p=p,
+                )
+            )
+    for row, p_holm in zip(found, holm([row['p'] for row in found]), strict=True):
+        row['p_holm'] = p_holm
+    return found
 
 
 def over_seeds(differences: Sequence[float]) -> tuple[float, float, float, float]:
@@ -141,9 +137,7 @@ def over_seeds(differences: Sequence[float]) -> tuple[float, float, float, float
     if count < 2:
         return mean, math.nan, math.nan, math.nan
     error = float(np.std(differences, ddof=1)) / math.sqrt(count)
-    reach = float(stats.t.isf(0.025, count - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error > 0 else float(mean == 0)
-    return mean, mean - reach, mean + reach, p
+    return mean, *student(mean, error, count - 1)
 
 
 def draw(rows: pd.DataFrame) -> Figure:

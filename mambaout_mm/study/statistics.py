@@ -159,13 +159,28 @@ def _effect(
         error, from_seeds = from_images, math.nan
     value = float(observed.mean())
     freedom = _degrees_of_freedom(count, from_seeds, error)
-    reach = float(stats.t.isf(LEVEL / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    low, high, p = student(value, error, freedom)
     return Effect(
-        name, reference, metric, value, value - reach, value + reach, p, p,
+        name, reference, metric, value, low, high, p, p,
         count, from_seeds, from_images,
         seeds_needed(value, from_seeds * math.sqrt(count), from_images),
     )  # fmt: skip
+
+
+def student(value: float, error: float, freedom: float) -> tuple[float, float, float]:
+    """Student's interval of 95 % and two-sided p of an effect.
+
+    Args:
+        value (float): The effect.
+        error (float): Its standard error.
+        freedom (float): Degrees of freedom of the standard error.
+
+    Returns:
+        tuple[float, float, float]: Low, high and p.
+    """
+    reach = float(stats.t.isf(LEVEL / 2, freedom)) * error
+    p = 2 * float(stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    return value - reach, value + reach, p
 
 
 def _degrees_of_freedom(seeds: int, from_seeds: float, error: float) -> float:
@@ -199,10 +214,14 @@ def seeds_needed(effect: float, of_a_seed: float, from_images: float) -> int | N
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's correction (1979): p-values that hold for all of several tests together."""
-    corrected = [1.0] * len(p)
+    """Holm's correction (1979): p-values that hold for all of several tests together.
+
+    A p that is NaN stays NaN, and is not counted as a test.
+    """
+    corrected = [math.nan] * len(p)
+    tests = [i for i in range(len(p)) if not math.isnan(p[i])]
     highest = 0.0
-    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+    for rank, i in enumerate(sorted(tests, key=p.__getitem__)):
+        highest = max(highest, min(1.0, (len(tests) - rank) * p[i]))
         corrected[i] = highest
     return corrected
